@@ -1,0 +1,1 @@
+"""keyahead: self-hosted code autocomplete that answers before the next key."""

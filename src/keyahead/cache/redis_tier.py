@@ -1,0 +1,162 @@
+"""The Redis tier: completions shared by service processes and kept over restarts; never on the critical path for longer than its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+
+from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, best
+from keyahead.cache.breaker import Breaker
+from keyahead.cache.codec import BadValue, Codec
+from keyahead.cache.interface import CacheEvents, ReadOutcome
+from keyahead.cache.keys import Keyring
+from keyahead.cache.redis_writer import RedisWriter
+
+# Reads under way at once; one more is a miss. Redis serves thousands a second on one connection, so this many means that it is stuck.
+MAX_READS = 32
+# Besides the reads: the writer and the probe.
+_MAX_CONNECTIONS = MAX_READS + 2
+# What the probe reads: a list that does not exist.
+_PROBE = "c:probe"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """How Redis is used."""
+
+    url: str = field(repr=False)
+    """redis://, rediss:// or unix:// address; may hold a password, so it is never shown."""
+    server_key: bytes = field(repr=False)
+    """Secret of at least 32 bytes shared by all service processes: whoever has it and the Redis data can read the completions."""
+    budget_s: float = 0.010
+    """Longest a look-up waits for Redis, in seconds. A later answer counts as a failure of Redis."""
+    socket_timeout_s: float = 0.050
+    """When a silent connection is given up, in seconds. Longer than the budget: a reply a little late does not cost a reconnection."""
+    ttl_s: float = 3600.0
+    """How long after the last store at a place its completions are kept, in seconds, give or take a tenth."""
+
+
+def _connect(settings: RedisSettings) -> Redis:
+    """A client that never retries and never waits long; it connects on first use. redis-py's own defaults wait 5 s, ten times over."""
+    try:
+        return Redis.from_url(
+            settings.url,
+            protocol=3,
+            socket_timeout=settings.socket_timeout_s,
+            socket_connect_timeout=settings.socket_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+            max_connections=_MAX_CONNECTIONS,
+            # Neither introductions nor maintenance news: they cost a round trip on connecting, and rights the cache does not need else.
+            driver_info=None,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+    except ValueError as error:
+        raise ValueError(f"cache redis url: {error}") from None
+
+
+class RedisTier:
+    """Candidates in Redis."""
+
+    def __init__(self, settings: RedisSettings, events: CacheEvents) -> None:
+        """Raises ValueError if the server key is too short or the address is not one of Redis."""
+        keyring = Keyring(settings.server_key)
+        self._name = keyring.name
+        self._codec = Codec(keyring)
+        self._budget_s = settings.budget_s
+        self._events = events
+        self._breaker = Breaker(events.breaker)
+        self._client = _connect(settings)
+        self._writer = RedisWriter(self._client, self._breaker, events, settings.ttl_s)
+        self._reads: set[asyncio.Task[Found | None]] = set()
+
+    async def find(self, places: list[Place], budget_s: float) -> Found | None:
+        """The best candidate of the nearest place that has one, in one round trip; None if there is none or Redis is not in time."""
+        budget_s = min(budget_s, self._budget_s)
+        if budget_s <= 0 or not self._may_read():
+            return None
+        read = self._start(self._read(places))
+        # Unlike wait_for, wait leaves the read alone when the time is up or the caller is cancelled; a read broken off costs a connection.
+        await asyncio.wait({read}, timeout=budget_s)
+        return read.result() if read.done() else None
+
+    def put(self, anchor: Anchor, candidate: Candidate) -> None:
+        """Add a candidate, soon; dropped when Redis cannot keep up."""
+        self._writer.put(self._name(anchor), self._codec.seal(anchor, candidate))
+
+    async def aclose(self) -> None:
+        """Let reads and writes end, which their timeouts see to, and close the connections."""
+        if self._reads:
+            await asyncio.wait(self._reads)
+        await self._writer.flush()
+        await self._client.aclose()
+
+    def _may_read(self) -> bool:
+        if self._breaker.take_probe():
+            self._start(self._probe())
+        if self._breaker.state != "closed":
+            self._events.redis_read("open")
+            return False
+        if len(self._reads) >= MAX_READS:
+            self._events.redis_read("busy")
+            return False
+        return True
+
+    def _start(self, read: Coroutine[Any, Any, Found | None]) -> asyncio.Task[Found | None]:
+        task = asyncio.create_task(read, name="cache-redis-read")
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return task
+
+    async def _read(self, places: list[Place]) -> Found | None:
+        names = [self._name(place.anchor) for place in places]
+        started = time.monotonic()
+        try:
+            values = await self._fetch(names)
+        except (RedisError, OSError):
+            self._report("error")
+            return None
+        late = time.monotonic() - started > self._budget_s
+        found = self._choose(places, names, values)
+        self._report("late" if late else "hit" if found else "miss")
+        return found
+
+    async def _probe(self) -> None:
+        """Ask Redis in nobody's name, so that no request waits for a service that was ill a moment ago."""
+        try:
+            await self._fetch([_PROBE])
+        except (RedisError, OSError):
+            self._breaker.failed()
+        else:
+            self._breaker.succeeded()
+
+    async def _fetch(self, names: list[str]) -> list[list[bytes]]:
+        pipeline = self._client.pipeline(transaction=False)
+        for name in names:
+            pipeline.lrange(name, 0, CANDIDATES - 1)
+        return cast("list[list[bytes]]", await pipeline.execute())
+
+    def _report(self, outcome: ReadOutcome) -> None:
+        if outcome in ("late", "error"):
+            self._breaker.failed()
+        self._events.redis_read(outcome)
+
+    def _choose(self, places: list[Place], names: list[str], values: list[list[bytes]]) -> Found | None:
+        for place, name, sealed in zip(places, names, values, strict=True):
+            try:
+                found = best(place, [self._codec.open(place.anchor, value) for value in sealed])
+            except BadValue:
+                self._writer.put(name, None)
+                continue
+            if found:
+                return found
+        return None

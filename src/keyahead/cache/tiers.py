@@ -1,0 +1,72 @@
+"""The cache the service uses: memory first, then Redis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keyahead.cache.anchors import Candidate, Found, Place, locate
+from keyahead.cache.interface import CacheEvents, Entry, Hit, PrefixCache, Scope, Tier
+from keyahead.cache.memory import MemoryTier
+from keyahead.cache.redis_tier import RedisSettings, RedisTier
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How much is kept, how long, and where."""
+
+    memory_bytes: int = 64 * 1024 * 1024
+    """Limit of the memory tier, in bytes."""
+    memory_ttl_s: float = 600.0
+    """How long after the last store at a place its completions stay in memory, in seconds."""
+    redis: RedisSettings | None = None
+    """None: memory only."""
+
+
+class TieredCache:
+    """A PrefixCache of a memory tier and, if there is one, a Redis tier."""
+
+    def __init__(self, memory: MemoryTier, redis: RedisTier | None, events: CacheEvents) -> None:
+        self._memory = memory
+        self._redis = redis
+        self._events = events
+
+    async def lookup(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
+        """See PrefixCache."""
+        places = locate(scope, prefix, suffix)
+        if found := self._memory.find(places):
+            return self._hit(places, found, "memory")
+        if self._redis and (found := await self._redis.find(places, budget_s)):
+            self._memory.put(found.anchor, found.candidate)
+            return self._hit(places, found, "redis")
+        self._events.miss()
+        return None
+
+    def store(self, scope: Scope, prefix: str, suffix: str, entry: Entry) -> None:
+        """See PrefixCache."""
+        if not entry.text:
+            return
+        here = locate(scope, prefix, suffix)[0]
+        candidate = Candidate(here.since, entry)
+        self._memory.put(here.anchor, candidate)
+        if self._redis:
+            self._redis.put(here.anchor, candidate)
+
+    async def aclose(self) -> None:
+        """See PrefixCache."""
+        if self._redis:
+            await self._redis.aclose()
+
+    def _hit(self, places: list[Place], found: Found, tier: Tier) -> Hit:
+        remainder, here = found.remainder(), places[0]
+        if found.anchor != here.anchor:
+            # Typed over a line end: hang what is left here, so that a long block can be typed through beyond the lines a look-up goes back.
+            self._memory.put(here.anchor, Candidate(here.since, remainder))
+        self._events.hit(tier, found.typed)
+        return Hit(remainder, tier, found.typed)
+
+
+def open_cache(settings: CacheSettings, events: CacheEvents | None = None) -> PrefixCache:
+    """A cache as the settings say; Redis need not be up. Raises ValueError, naming the setting, if one is wrong."""
+    events = events or CacheEvents()
+    redis = RedisTier(settings.redis, events) if settings.redis else None
+    return TieredCache(MemoryTier(settings.memory_bytes, settings.memory_ttl_s), redis, events)

@@ -1,0 +1,167 @@
+"""The state of one request in the engine."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from keyahead.engine.contract import BLOCK_TOKENS, EngineRequest
+from keyahead.engine.cpu.blocks import Block, BlockPool, Digest, Match, chain_digest, root_digest
+
+NEVER = float("inf")
+
+
+class Phase(enum.Enum):
+    """Where a sequence stands; what a cancel finds it doing."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Finish(enum.Enum):
+    """Why a sequence ended."""
+
+    END = "end"
+    STOP_WORD = "stop_word"
+    LENGTH = "length"
+    VERIFIED = "verified"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request: its tokens, how many of them have KV, and the blocks that hold it.
+
+    Everything before `num_computed` has KV; what follows is still to be computed. Decoding is the case of one token left.
+    """
+
+    request: EngineRequest
+    deadline: float = NEVER
+    """Seconds on the scheduler's clock: the order of work, and the end of the sequence."""
+    serial: int = 0
+    """Order of arrival, which decides between equal deadlines."""
+    arrival_ns: int = 0
+    is_cancelled: Callable[[], bool] = lambda: False
+    """Asks the transport whether the client is gone."""
+    tokens: list[int] = field(init=False)
+    num_computed: int = 0
+    blocks: list[Block] = field(default_factory=list)
+    drafts: tuple[int, ...] = field(init=False)
+    """Drafts still to be verified."""
+    log_probs: list[float] = field(default_factory=list)
+    cancelled: bool = False
+    finish: Finish | None = None
+    num_reused: int = 0
+    """Prompt tokens whose KV was found."""
+    num_accepted: int = 0
+    new_blocks: int = 0
+    first_scheduled_ns: int = 0
+    first_token_ns: int = 0
+    last_token_ns: int = 0
+    _chain: list[Digest] = field(init=False)
+    """Digest of the root and of each full block that has been registered."""
+    _stops: dict[int, list[tuple[int, ...]]] = field(init=False)
+    """Stop words by their last token."""
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.input_ids)
+        self.drafts = self.request.draft_ids
+        self._chain = [root_digest(self.request.namespace)]
+        self._stops = {}
+        for word in self.request.stop_words:
+            self._stops.setdefault(word[-1], []).append(word)
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Earliest deadline first."""
+        return self.deadline, self.serial
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.input_ids)
+
+    @property
+    def generated(self) -> list[int]:
+        """Tokens decoded so far."""
+        return self.tokens[self.num_prompt :]
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens without KV, drafts not counted."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def started(self) -> bool:
+        """Whether it has been scheduled."""
+        return self.first_scheduled_ns > 0
+
+    @property
+    def phase(self) -> Phase:
+        """What it is doing."""
+        if not self.started:
+            return Phase.QUEUED
+        return Phase.PREFILL if len(self.tokens) == self.num_prompt else Phase.DECODE
+
+    @property
+    def parent(self) -> Digest:
+        """The chain's end: what the next full block will be registered under."""
+        return self._chain[-1]
+
+    def append(self, token: int, log_prob: float | None, now_ns: int) -> None:
+        """Take a decoded token, and end where the request says so."""
+        if token == self.request.end_id:
+            self.finish = Finish.END
+            return
+        self.tokens.append(token)
+        if log_prob is not None:
+            self.log_probs.append(log_prob)
+        self.first_token_ns = self.first_token_ns or now_ns
+        self.last_token_ns = now_ns
+        if self._at_stop_word(token):
+            self.finish = Finish.STOP_WORD
+        elif len(self.generated) >= self.request.max_new_tokens:
+            self.finish = Finish.LENGTH
+
+    def _at_stop_word(self, token: int) -> bool:
+        return any(tuple(self.generated[-len(word) :]) == word for word in self._stops.get(token, ()))
+
+    def take(self, match: Match) -> None:
+        """Begin with what is known already; the rows of `match.source` must be copied into the next block allocated."""
+        self.blocks = match.blocks
+        self.num_computed = self.num_reused = len(match.blocks) * BLOCK_TOKENS
+        for block in match.blocks:
+            self._chain.append(chain_digest(self.parent, block.tokens))
+
+    def adopt(self, pool: BlockPool) -> None:
+        """In mid-prefill, skip full blocks that another sequence has computed meanwhile."""
+        while len(self.blocks) * BLOCK_TOKENS == self.num_computed and self.num_pending > BLOCK_TOKENS:
+            block = pool.adopt(self.parent, self.tokens[self.num_computed : self.num_computed + BLOCK_TOKENS])
+            if block is None:
+                return
+            self.blocks.append(block)
+            self._chain.append(chain_digest(self.parent, block.tokens))
+            self.num_computed += BLOCK_TOKENS
+            self.num_reused += BLOCK_TOKENS
+
+    def share(self, pool: BlockPool) -> None:
+        """Make the full blocks computed so far findable by others."""
+        while len(self._chain) * BLOCK_TOKENS <= self.num_computed:
+            start = (len(self._chain) - 1) * BLOCK_TOKENS
+            tokens = tuple(self.tokens[start : start + BLOCK_TOKENS])
+            pool.register(self.blocks[start // BLOCK_TOKENS], self.parent, tokens)
+            self._chain.append(chain_digest(self.parent, tokens))
+
+    def release(self, pool: BlockPool) -> None:
+        """Leave the blocks, keeping what was computed findable, the last partial block included."""
+        self.share(pool)
+        start = (len(self._chain) - 1) * BLOCK_TOKENS
+        if start < self.num_computed:
+            pool.register(self.blocks[start // BLOCK_TOKENS], self.parent, tuple(self.tokens[start : self.num_computed]))
+        pool.release(self.blocks)
+        self.blocks = []
+        self.num_computed = 0
+        del self._chain[1:]

@@ -1,0 +1,65 @@
+"""The engine's counters on Triton's own Prometheus page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from keyahead.engine.cpu.loop import EngineLoop
+
+_PERIOD_S = 1.0
+
+Sample = tuple[str, dict[str, str], float]
+
+
+def samples(loop: EngineLoop) -> Iterator[Sample]:
+    """Every counter as (family, labels, value)."""
+    counters = loop.counters
+    yield "keyahead_engine_steps_total", {}, counters.steps
+    for kind in ("prefill", "decode", "draft", "accepted_draft", "reused"):
+        yield "keyahead_engine_tokens_total", {"kind": kind}, getattr(counters, f"{kind}_tokens")
+    yield "keyahead_engine_tokens_after_cancel_total", {}, counters.tokens_after_cancel
+    yield "keyahead_engine_preempted_total", {}, counters.preempted
+    for reason, count in dict(counters.finished).items():
+        yield "keyahead_engine_finished_total", {"reason": reason}, count
+    for phase, count in dict(counters.cancelled_in).items():
+        yield "keyahead_engine_cancelled_total", {"phase": phase}, count
+
+
+_HELP = {
+    "keyahead_engine_steps_total": "Forward passes.",
+    "keyahead_engine_tokens_total": "Tokens computed, or found in the KV cache (reused), or drafts accepted.",
+    "keyahead_engine_tokens_after_cancel_total": "Tokens computed for a request after its cancel was known.",
+    "keyahead_engine_preempted_total": "Sequences that gave their KV blocks to an earlier deadline.",
+    "keyahead_engine_finished_total": "Sequences ended, by reason.",
+    "keyahead_engine_cancelled_total": "Sequences cancelled, by what they were doing.",
+}
+
+
+class EngineMetrics:
+    """Copies the counters once a second."""
+
+    def __init__(self, backend: Any, loop: EngineLoop) -> None:
+        counter = backend.MetricFamily.COUNTER
+        self._families = {name: backend.MetricFamily(name=name, description=text, kind=counter) for name, text in _HELP.items()}
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._loop = loop
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; waits for a copy under way."""
+        self._closing.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._closing.wait(_PERIOD_S):
+            for family, labels, value in samples(self._loop):
+                key = (family, str(labels))
+                if key not in self._metrics:
+                    self._metrics[key] = self._families[family].Metric(labels=labels)
+                metric = self._metrics[key]
+                if (grown := value - metric.value()) > 0:
+                    metric.increment(grown)

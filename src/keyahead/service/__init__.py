@@ -1,0 +1,1 @@
+"""The gRPC service: prompts, decoding, trimming, sessions, and everything around a call."""

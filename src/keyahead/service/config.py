@@ -1,0 +1,230 @@
+"""The service's settings: one frozen object, checked when it is made.
+
+Every field can be set by the environment variable `KEYAHEAD_` plus its name in capitals, or by an explicit value, which wins.
+"""
+
+# ruff: noqa: RUF009 - _setting makes a dataclass field.
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX: Final = "KEYAHEAD_"
+
+OTHER_VARIABLES: Final = re.compile(
+    r"KEYAHEAD_(CACHE|WEIGHTS|ADDRESS"  # set-up's cache folder and weights, the command line's server address
+    r"|(\w+_)?PORT"  # ports of what `keyahead up` starts beside the service
+    r"|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT_\d+_\w+)"  # Kubernetes' service links, when the service object is called keyahead
+)
+"""Variables with our prefix that belong to others; any further one that is not a field is an error, most likely a typing mistake."""
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_VERSION = re.compile(r"([0-9a-f]{12})?")
+_ADDRESS = re.compile(r"\S+:\d{1,5}")
+_MIN_KEY_BYTES = 16
+"""128 bits, so that the cache's keyed digests cannot be searched for by trying keys."""
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; one line for each, with the field, its variable and the cure."""
+
+
+def _setting(default: object, read: Callable[[str], object], check: Callable[[Any], str | None], *, secret: bool = False) -> Any:
+    """A field with how to read it from a variable and a check that returns what it must be when it is not."""
+    return field(default=default, repr=not secret, metadata={"read": read, "check": check, "secret": secret})
+
+
+def _between(low: int, high: int) -> Callable[[int], str | None]:
+    return lambda value: None if low <= value <= high else f"must be {low} to {high}, not {value}"
+
+
+def _matches(pattern: re.Pattern[str], meaning: str) -> Callable[[str], str | None]:
+    return lambda value: None if pattern.fullmatch(value) else f"must be {meaning}"
+
+
+def _file(path: Path | None) -> str | None:
+    return None if path is None or path.is_file() else f"must name a file that exists; {path} does not"
+
+
+def _folder(path: Path | None) -> str | None:
+    return None if path is not None and path.is_dir() else f"must name the converted model's folder, which holds tokenizer.json; got {path}"
+
+
+def _redis(url: str | None) -> str | None:
+    if url is None or (urlsplit(url).scheme in {"redis", "rediss", "unix"}):
+        return None
+    return "must begin with redis://, rediss:// or unix://"
+
+
+def _key(key: bytes) -> str | None:
+    return None if not key or len(key) >= _MIN_KEY_BYTES else f"must be at least {2 * _MIN_KEY_BYTES} hexadecimal digits"
+
+
+def _anything(_: object) -> None:
+    return None
+
+
+def _boolean(text: str) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """Settings of one service process. Raises ConfigError naming every field that is wrong."""
+
+    grpc_host: str = _setting("127.0.0.1", str, _matches(re.compile(r"\S+"), "an address to listen on, such as 127.0.0.1"))
+    """Address that the gRPC and the metrics port listen on."""
+    grpc_port: int = _setting(50551, int, _between(0, 65535))
+    """0 takes a free one."""
+    metrics_port: int = _setting(9464, int, _between(0, 65535))
+    """Prometheus' port, over HTTP; 0 takes a free one."""
+    triton_address: str = _setting("127.0.0.1:8801", str, _matches(_ADDRESS, "HOST:PORT of Triton's gRPC port"))
+    model_folder: Path | None = _setting(None, Path, _folder)
+    """Folder of the converted model with its tokenizer.json. Required."""
+    model_name: str = _setting("qwen2.5-coder-0.5b", str, _matches(re.compile(r"\S+"), "a model of the catalogue"))
+    model_version: str = _setting("", str, _matches(_VERSION, "the first 12 hexadecimal digits of the weights' SHA-256"))
+    """Told to clients and part of the metrics' build info."""
+    redis_url: str | None = _setting(None, str, _redis, secret=True)
+    """The cache's second tier; none means memory only."""
+    cache_key: bytes = _setting(b"", bytes.fromhex, _key, secret=True)
+    """Key of the cache's digests. Empty: a random one for each process, which therefore shares nothing through Redis."""
+    latency_budget_ms: int = _setting(160, int, _between(1, 30_000))
+    """An automatic request is answered within this, whatever its deadline: the promise is 200 ms at the editor (docs/design.md)."""
+    reserve_ms: int = _setting(10, int, _between(0, 1000))
+    """Kept of a client's deadline for sending the answer."""
+    max_deadline_ms: int = _setting(30_000, int, _between(1, 600_000))
+    """Longest a call may last, whatever its deadline."""
+    single_line_tokens: int = _setting(32, int, _between(1, 256))
+    """Tokens decoded at most when the request does not say."""
+    block_tokens: int = _setting(96, int, _between(1, 256))
+    max_document_bytes: int = _setting(1 << 20, int, _between(1, 1 << 24))
+    max_context_bytes: int = _setting(64 << 10, int, _between(0, 1 << 24))
+    max_context_files: int = _setting(16, int, _between(0, 256))
+    max_in_flight: int = _setting(256, int, _between(1, 100_000))
+    """Hard stop: calls beyond it are refused on arrival."""
+    tls_cert: Path | None = _setting(None, Path, _file)
+    """Certificate chain, PEM; with tls_key."""
+    tls_key: Path | None = _setting(None, Path, _file)
+    tokens_file: Path | None = _setting(None, Path, _file)
+    """Who may call: lines `tenant:SHA-256 of the token in hexadecimal`. None: no tokens, one tenant called `default`."""
+    allow_anonymous: bool = _setting(False, _boolean, _anything)
+    """Serve without tokens on an address that other machines can reach."""
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name(each.name)} {problem}"
+            for each in dataclasses.fields(self)
+            if (problem := each.metadata["check"](getattr(self, each.name))) is not None
+        ]
+        wrong += [] if wrong else self._contradictions()
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], **explicit: object) -> ServiceConfig:
+        """Settings from variables (an empty one counts as unset); an explicit value that is not None wins. Raises ConfigError."""
+        known = {PREFIX + each.name.upper(): each for each in dataclasses.fields(cls)}
+        values: dict[str, object] = {}
+        wrong = []
+        for variable in sorted(each for each, value in environment.items() if each.startswith(PREFIX) and value):
+            if variable not in known:
+                if not OTHER_VARIABLES.fullmatch(variable):
+                    wrong.append(f"{variable} is not a setting of keyahead; correct its name or unset it")
+                continue
+            setting = known[variable]
+            try:
+                values[setting.name] = setting.metadata["read"](environment[variable])
+            except (ValueError, KeyError):
+                wrong.append(f"{name(setting.name)} cannot be read as {_KINDS[setting.metadata['read']]}")
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        values.update({key: value for key, value in explicit.items() if value is not None})
+        return cls(**values)  # type: ignore[arg-type]  # each was read by its own field's reader
+
+    def redacted(self) -> dict[str, str]:
+        """Every setting as text, fit for a log: a secret shows only whether it is set."""
+        return {
+            each.name: ("set" if getattr(self, each.name) else "none") if each.metadata["secret"] else str(getattr(self, each.name))
+            for each in dataclasses.fields(self)
+        }
+
+    def _contradictions(self) -> list[str]:
+        wrong = []
+        if (self.tls_cert is None) != (self.tls_key is None):
+            wrong.append(f"{name('tls_cert')} and {name('tls_key')} go together; set both or neither")
+        elif self.tls_cert is not None and not _is_pair(self.tls_cert, self.tls_key):
+            wrong.append(f"{name('tls_cert')} and {name('tls_key')} must be a certificate chain and its key, in PEM and without a password")
+        if self.reserve_ms >= self.max_deadline_ms:
+            wrong.append(f"{name('reserve_ms')} must be less than {name('max_deadline_ms')}")
+        if self.tokens_file is not None:
+            try:
+                read_tokens(self.tokens_file)
+            except ConfigError as error:
+                wrong.append(str(error))
+        elif not self.allow_anonymous and not _is_loopback(self.grpc_host):
+            wrong.append(
+                f"{name('grpc_host')} can be reached by other machines, but {name('tokens_file')} is not set; "
+                f"set it, or set {name('allow_anonymous')} to 1 to serve everyone"
+            )
+        return wrong
+
+
+_KINDS: Final[dict[object, str]] = {
+    int: "a whole number",
+    bytes.fromhex: "hexadecimal digits",
+    _boolean: "1 or 0",
+    str: "text",
+    Path: "a path",
+}
+
+
+def name(setting: str) -> str:
+    """A field as errors name it: with its variable."""
+    return f"{setting} ({PREFIX}{setting.upper()})"
+
+
+def read_tokens(path: Path) -> tuple[tuple[str, bytes], ...]:
+    """Tenant and token digest of each line; blank lines and `#` comments are skipped. Raises ConfigError naming the line."""
+    tokens: dict[bytes, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        tenant, _, digest = line.strip().partition(":")
+        if not _TENANT.fullmatch(tenant) or not _SHA256.fullmatch(digest):
+            raise ConfigError(
+                f"{name('tokens_file')} line {number} must be tenant:SHA256, a tenant of [A-Za-z0-9._-] and 64 hexadecimal digits"
+            )
+        if tokens.setdefault(bytes.fromhex(digest), tenant) != tenant:
+            raise ConfigError(
+                f"{name('tokens_file')} line {number} gives a token of an earlier tenant to another one; remove one of the lines"
+            )
+    if not tokens:
+        raise ConfigError(f"{name('tokens_file')} has no token; add a line tenant:SHA256")
+    return tuple((tenant, digest) for digest, tenant in tokens.items())
+
+
+def _is_pair(certificate: Path, key: Path | None) -> bool:
+    try:
+        # An empty password, or OpenSSL would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,139 @@
+"""One decode in flight, which several requests may wait for and which may outlive them all.
+
+A request joins a running generation when what its user has typed since agrees with what has been decoded. When its time runs out it takes
+the best so far, and the generation goes on into the cache, so that the next key finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from dataclasses import dataclass, field
+
+from keyahead.cache import Scope
+from keyahead.engine.contract import Array, EngineRequest
+from keyahead.service.decoding import Decoding
+from keyahead.service.engine_client import Decode, EngineClient, EngineError
+from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Superseded, Timings
+from keyahead.service.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a suggestion is asked for."""
+
+    scope: Scope
+    prefix: str
+    suffix: str
+
+
+@dataclass(eq=False)
+class Waiter:
+    """One request, waiting."""
+
+    place: Place
+    deadline: Deadline
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is something new to look at."""
+    superseded: bool = False
+    """A newer request of the same session has come."""
+    timings: Timings = field(default_factory=Timings)
+
+    def supersede(self) -> None:
+        """Tell it that a newer request has come."""
+        self.superseded = True
+        self.event.set()
+
+    async def wait(self) -> None:
+        """Until something has changed or time is up; Superseded when a newer request has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self.deadline.remaining())):
+                await self.event.wait()
+        self.event.clear()
+        if self.superseded:
+            raise Superseded
+
+
+@dataclass(eq=False)
+class Generation:
+    """A decode for one place."""
+
+    place: Place
+    prompt: Prompt
+    decoding: Decoding
+    request: EngineRequest
+    """What every engine call of this generation has in common."""
+    bias: Array | None
+    """Makes the first token begin with the healed text."""
+    deadline: Deadline
+    """When even the cache has no use for it any more."""
+    waiters: set[Waiter] = field(default_factory=set)
+    error: Exception | None = None
+    """Why it ended without a result."""
+    first_token_at: float | None = None
+    """On the monotonic clock."""
+    done: bool = False
+    _decode: Decode | None = None
+
+    def agrees(self, place: Place) -> bool:
+        """Whether a request at this place, at or behind our own, can be answered from here."""
+        mine = self.place
+        if self.error is not None or mine.scope != place.scope or mine.suffix != place.suffix or not place.prefix.startswith(mine.prefix):
+            return False
+        typed, text = place.prefix[len(mine.prefix) :], self.decoding.text
+        return text.startswith(typed) or (not self.done and typed.startswith(text))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a request waits for it that still counts."""
+        return any(not waiter.superseded for waiter in self.waiters)
+
+    async def run(self, engine: EngineClient) -> None:
+        """Decode to the end; always leaves `done` set."""
+        try:
+            tokens = self.prompt.tokens
+            if self.prompt.healed:
+                # Alone, because the bias would bind the tokens behind it, too.
+                await self._consume(engine, input_ids=tokens, max_new_tokens=1, embedding_bias=self.bias, stop_words=())
+                tokens = (*tokens, *self.decoding.tokens)
+            if self.decoding.finish is None:
+                await self._consume(engine, input_ids=tokens, max_new_tokens=self.decoding.num_left)
+                self.decoding.end()
+        except (EngineError, EngineUnavailable, Overloaded) as error:
+            if isinstance(error, EngineError) and self.deadline.remaining() <= 0:
+                self.decoding.finish = self.decoding.finish or FinishReason.DEADLINE  # What there is, is still worth keeping.
+            else:
+                self.error = error
+        finally:
+            self.done = True
+            self._wake()
+
+    def stop(self) -> None:
+        """Nobody wants it any more: free the engine."""
+        self.error = self.error or EngineUnavailable("stopped")
+        if self._decode is not None:
+            self._decode.stop()
+
+    async def _consume(self, engine: EngineClient, **changes: object) -> None:
+        """One engine call, read until the engine ends it or a stop rule does."""
+        if self.error is not None:
+            raise self.error
+        left_ms = max(1, int(self.deadline.remaining() * 1e3))
+        self._decode = engine.decode(dataclasses.replace(self.request, deadline_ms=left_ms, **changes))  # type: ignore[arg-type]
+        try:
+            async for response in self._decode:
+                self.decoding.feed(response.output_ids)
+                self.first_token_at = self.first_token_at or time.monotonic()
+                self._wake()
+                if self.decoding.finish is not None:
+                    return
+        finally:
+            self._decode.stop()
+        if self.error is not None:
+            raise self.error
+
+    def _wake(self) -> None:
+        for waiter in self.waiters:
+            waiter.event.set()

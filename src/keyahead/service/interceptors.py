@@ -1,0 +1,227 @@
+"""What happens around every call of our own service, outermost first: crash boundary, metrics and log, tenant, in-flight limit.
+
+Health and reflection pass untouched, so they answer without a token and under overload. A call is refused before its message is decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from abc import abstractmethod
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from keyahead.service.errors import Draining, Interrupted, MalformedMessage, Reason, Unauthenticated, problem_of, to_status
+from keyahead.service.logs import describe
+from keyahead.service.model import Overloaded, Superseded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from keyahead.service.metrics import Metrics
+
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+    Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+    Base: TypeAlias = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    Base = grpc.aio.ServerInterceptor
+
+OVERLOAD_RETRY_S = 0.2
+"""Retry hint at the in-flight limit: by then, calls that keep their latency budget have made room."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What is known about the call that this task works on."""
+
+    method: str
+    tenant: str = "default"
+    source: str = "none"
+    facts: dict[str, str | int | float] = field(default_factory=dict)
+    """For the log line of the call; never text of a request or an answer."""
+
+
+_current: ContextVar[Call] = ContextVar("keyahead_call")
+
+
+def current_call() -> Call:
+    """The call being handled; only inside a handler behind RequestMetrics."""
+    return _current.get()
+
+
+class CallInterceptor(Base):
+    """Wraps the calls of the service whose name begins with `prefix`, unary and streaming alike; handlers must be coroutines."""
+
+    prefix = "/keyahead."
+
+    @abstractmethod
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
+        """Work around one call; `proceed` goes on to the next interceptor or the handler."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler:
+        """Called by grpc for each call."""
+        handler = await continuation(handler_call_details)
+        path = str(handler_call_details.method)
+        # An unknown method has no handler; grpc answers UNIMPLEMENTED.
+        return self._wrapped(handler, path.rpartition("/")[2]) if handler and path.startswith(self.prefix) else handler
+
+    def _wrapped(self, handler: Handler, method: str) -> Handler:
+        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if handler.request_deserializer:
+            # Only the innermost interceptor finds one: it decodes, the others pass bytes on. grpc itself answers bad bytes with UNKNOWN.
+            behaviour = _decoding(handler.request_deserializer, behaviour)
+
+        async def call(request: Any, context: Context) -> Any:
+            return await self.around(method, lambda: behaviour(request, context), context)
+
+        build = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        return build(call, response_serializer=handler.response_serializer)
+
+
+def _decoding(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
+    async def call(raw: bytes, context: Context) -> Any:
+        try:
+            request = decode(raw)
+        except DecodeError:
+            raise MalformedMessage from None
+        return await behaviour(request, context)
+
+    return call
+
+
+class CrashBoundary(CallInterceptor):
+    """Turns whatever ends a call into a clean status: nothing reaches grpc but an answer, an abort or the client's own cancel."""
+
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
+        """Map every exception to its status."""
+        try:
+            return await proceed()
+        except asyncio.CancelledError:
+            if _client_gone():
+                raise
+            # Somebody cancelled shared work. grpc would send nothing at all, and the client would wait for its deadline.
+            problem = problem_of(Interrupted())
+        except Exception as error:  # noqa: BLE001  # the boundary: everything becomes a status
+            problem = problem_of(error, secrets.token_hex(6))
+            if problem.reason is Reason.INTERNAL:
+                structlog.get_logger().error("internal error", method=method, error_id=problem.error_id, **describe(error))
+        return await context.abort_with_status(to_status(problem))  # type: ignore[attr-defined]  # grpc-stubs lacks it
+
+
+def _client_gone() -> bool:
+    """Whether this call's own task was told to stop, rather than something it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class RequestMetrics(CallInterceptor):
+    """Times each call, counts how it ended and writes its log line."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+        """Observe one call."""
+        call = Call(method)
+        _current.set(call)
+        started = time.perf_counter()
+        outcome = "ok"
+        try:
+            return await proceed()
+        except asyncio.CancelledError:
+            outcome = "cancelled" if _client_gone() else "unavailable"
+            raise
+        except Exception as error:
+            outcome = problem_of(error).code.name.lower()
+            if isinstance(error, Superseded):
+                self._metrics.superseded.inc()
+            raise
+        finally:
+            elapsed = time.perf_counter() - started
+            self._metrics.requests.labels(method, outcome, call.source).observe(elapsed)
+            structlog.get_logger().info(
+                "call", method=method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
+            )
+
+
+class TenantAuth(CallInterceptor):
+    """Finds the tenant from the bearer token, and from nothing else that a client sends."""
+
+    def __init__(self, tokens: Sequence[tuple[str, bytes]]) -> None:
+        """Tenants and their tokens' SHA-256 digests; none means that everybody is the tenant `default`."""
+        self._tokens = tuple(tokens)
+
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+        """Set the call's tenant or refuse it."""
+        if self._tokens:
+            current_call().tenant = self.tenant_of(context.invocation_metadata() or ())
+        return await proceed()
+
+    def tenant_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+        """The tenant whose token the metadata carries. Raises Unauthenticated."""
+        given = [value for key, value in metadata if key == "authorization"]
+        if len(given) != 1 or not isinstance(given[0], str) or not given[0].startswith("Bearer "):
+            raise Unauthenticated
+        digest = hashlib.sha256(given[0].removeprefix("Bearer ").encode()).digest()
+        # Every digest is compared, each in constant time, so that timing tells nothing about which tenant exists.
+        found = [tenant for tenant, known in self._tokens if hmac.compare_digest(digest, known)]
+        if not found:
+            raise Unauthenticated
+        return found[0]
+
+
+class InFlightLimit(CallInterceptor):
+    """The hard stop: refuses calls beyond a number, and all new ones once draining."""
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        self._limit = limit
+        self._gauge = metrics.in_flight
+        self._running = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+        """Count one call in and out."""
+        self.enter()
+        try:
+            return await proceed()
+        finally:
+            self.leave()
+
+    def enter(self) -> None:
+        """Take a place. Raises Overloaded or Draining."""
+        if self._draining:
+            raise Draining
+        if self._running >= self._limit:
+            raise Overloaded("too many calls in flight; try again soon", OVERLOAD_RETRY_S)
+        self._running += 1
+        self._idle.clear()
+        self._gauge.inc()
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self._running -= 1
+        self._gauge.dec()
+        if self._running == 0:
+            self._idle.set()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Refuse new calls and wait for the running ones; whether all of them ended within the grace."""
+        self._draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except TimeoutError:
+            return False
+        return True

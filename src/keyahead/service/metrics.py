@@ -1,0 +1,102 @@
+"""Prometheus metrics. Few labels, never a tenant, never text.
+
+The request histogram starts when the call's bytes have arrived and ends when its answer is ready: the client's network and the wait for the
+event loop are not in it, so the loop's lag stands beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+
+from keyahead.service.model import Timings
+
+if TYPE_CHECKING:
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
+    from keyahead.service.model import Answer
+
+LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5)
+"""Seconds. One boundary lies exactly on the objective of 0.2 s and several near it, where interpolation matters."""
+
+LAG_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+LAG_TICK_S: Final = 0.01
+
+STAGES: Final = tuple(each.name for each in fields(Timings))
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own."""
+
+    def __init__(self, model_name: str = "", model_version: str = "") -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Histogram(
+            "keyahead_request_seconds",
+            "Time from a call's arrival to its answer.",
+            ("method", "outcome", "source"),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one."""
+        self.stages = Histogram(
+            "keyahead_stage_seconds",
+            "Time an answered call spent in each stage.",
+            ("stage",),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.cache = Counter("keyahead_cache_lookups", "Look-ups in the prefix cache.", ("tier", "outcome"), registry=registry)
+        self.drafts_proposed = Counter("keyahead_drafts_proposed", "Draft tokens sent for verification.", ("source",), registry=registry)
+        self.drafts_accepted = Counter("keyahead_drafts_accepted", "Draft tokens the model agreed with.", ("source",), registry=registry)
+        self.cancels = Counter("keyahead_cancels", "Calls whose client left, by the stage they were in.", ("phase",), registry=registry)
+        self.superseded = Counter("keyahead_superseded", "Calls ended by a newer one of their session.", registry=registry)
+        self.tokens = Counter("keyahead_tokens", "Tokens of answered calls.", ("kind",), registry=registry)
+        self.in_flight = Gauge("keyahead_requests_in_flight", "Calls being worked on.", registry=registry)
+        self.loop_lag = Histogram(
+            "keyahead_event_loop_lag_seconds", "How late a 10 ms ticker wakes up.", buckets=LAG_BUCKETS, registry=registry
+        )
+        self.engine_up = Gauge("keyahead_engine_up", "1 while the engine is reachable and warm.", registry=registry)
+        Info("keyahead_build", "What is running.", registry=registry).info(
+            {"version": version("keyahead"), "model": model_name, "model_version": model_version}
+        )
+        for stage in STAGES:
+            self.stages.labels(stage)
+
+    def answered(self, answer: Answer) -> None:
+        """Count an answer's stages and tokens; a stage that was not run is not counted."""
+        for stage in STAGES:
+            spent_ms: float = getattr(answer.timings, stage)
+            if spent_ms > 0:
+                self.stages.labels(stage).observe(spent_ms / 1000)
+        self.tokens.labels("prompt").inc(answer.prompt_tokens)
+        self.tokens.labels("completion").inc(answer.completion_tokens)
+
+    async def watch_loop(self) -> None:
+        """Observe the event loop's lag until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_TICK_S
+            await asyncio.sleep(LAG_TICK_S)
+            self.loop_lag.observe(max(0.0, loop.time() - due))
+
+
+class MetricsServer:
+    """Serves a registry over HTTP, in threads of its own. Raises OSError when the port cannot be had."""
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        self._server: WSGIServer
+        self._thread: Thread
+        self._server, self._thread = start_http_server(port, host.strip("[]"), metrics.registry)
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        """Stop serving and free the port; waits for at most half a second."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

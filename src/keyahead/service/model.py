@@ -1,0 +1,137 @@
+"""The nouns of the service: what is asked, what is answered, and by when."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass, field
+
+
+class Mode(enum.Enum):
+    """How much to complete."""
+
+    AUTO = "auto"
+    SINGLE_LINE = "single_line"
+    BLOCK = "block"
+
+
+class Trigger(enum.Enum):
+    """Who asked: the editor while its user typed, or the user by hand."""
+
+    AUTOMATIC = "automatic"
+    MANUAL = "manual"
+
+
+class FinishReason(enum.Enum):
+    """Why the suggestion ends where it does."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    DEADLINE = "deadline"
+    PARTIAL = "partial"
+
+
+class Source(enum.Enum):
+    """Where the suggestion came from."""
+
+    ENGINE = "engine"
+    IN_FLIGHT = "in_flight"
+    MEMORY = "memory"
+    REDIS = "redis"
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFile:
+    """Another file of the same project."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One validated completion request; text is cut at the cursor."""
+
+    prefix: str
+    suffix: str
+    path: str = ""
+    language: str = ""
+    context: tuple[ContextFile, ...] = ()
+    mode: Mode = Mode.AUTO
+    trigger: Trigger = Trigger.AUTOMATIC
+    tenant: str = "default"
+    session_id: str = ""
+    request_id: str = ""
+    max_tokens: int = 0
+    """Upper limit of tokens to decode; 0 means the server's default."""
+    streamed: bool = False
+    """Whether text is shown while it is decoded."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether the whole suggestion is worth waiting for until the deadline."""
+        return self.streamed or self.trigger is Trigger.MANUAL
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock by which something must have happened."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The moment so many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Seconds left; negative when it has passed."""
+        return self.at - time.monotonic()
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds spent by stage; names and meaning as in the proto's StageTimings."""
+
+    admit: float = 0.0
+    cache: float = 0.0
+    prompt: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
+    trim: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Ghost text to append, while a suggestion is still being decoded."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The whole suggestion."""
+
+    text: str
+    finish_reason: FinishReason
+    source: Source
+    prompt_tokens: int
+    completion_tokens: int
+    timings: Timings = field(default_factory=Timings)
+
+
+class Superseded(Exception):
+    """A newer request of the same session has taken this one's place (ABORTED)."""
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot be reached or died while it worked on this request (UNAVAILABLE)."""
+
+
+class Overloaded(Exception):
+    """Refused on arrival because it could not be answered in time (RESOURCE_EXHAUSTED)."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s

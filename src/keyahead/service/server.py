@@ -1,0 +1,290 @@
+"""The gRPC server: from a call to the completer and back, and the process around it from start-up to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import secrets
+import signal
+import socket
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import grpc
+import structlog
+import uvloop
+from google.protobuf.internal import api_implementation
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
+from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
+from keyahead.service import logs
+from keyahead.service.config import read_tokens
+from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
+from keyahead.service.health import READINESS, Health
+from keyahead.service.interceptors import CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call
+from keyahead.service.metrics import Metrics, MetricsServer
+from keyahead.service.model import Answer, Deadline, Delta, Query, Trigger
+from keyahead.service.requests import Limits, to_query, to_response
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from keyahead.service.config import ServiceConfig
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+DRAIN_GRACE_S: Final = 5.0
+"""Longest wait at shutdown for calls already running."""
+FLUSH_S: Final = 0.2
+"""Time for grpc to send the last answers; watchers of health, which never end by themselves, are cut off after it."""
+
+_MESSAGE_SLACK: Final = 3 << 20
+"""Bytes of a message beside its texts, enough that a document much too long still gets an error that names the field, not one of gRPC's."""
+
+
+class Completer(Protocol):
+    """The completion pipeline, as the server sees it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the engine is reachable and warm."""
+
+    def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
+        """Deltas, possibly none, then exactly one answer, by the deadline; closed early when the client leaves.
+
+        Raises Superseded, EngineUnavailable or Overloaded.
+        """
+
+    async def aclose(self) -> None:
+        """Release what the completer holds."""
+
+
+class StartError(Exception):
+    """The service cannot start; one sentence with the cure."""
+
+
+class Autocomplete(pb_grpc.AutocompleteServicer):
+    """The two methods of the API; everything around a call is the interceptors'."""
+
+    def __init__(self, config: ServiceConfig, completer: Completer, metrics: Metrics) -> None:
+        self._completer = completer
+        self._metrics = metrics
+        self._limits = Limits(config.max_document_bytes, config.max_context_bytes, config.max_context_files)
+        self._model = pb.ModelInfo(name=config.model_name, version=config.model_version)
+        self._max_s = config.max_deadline_ms / 1000
+        self._reserve_s = config.reserve_ms / 1000
+        self._automatic_s = config.latency_budget_ms / 1000
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:  # noqa: N802
+        """One suggestion, once."""
+        return await self._answer(request, context, "", _ignore)
+
+    async def StreamComplete(self, request: pb.StreamCompleteRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """The suggestion as it is decoded, then whole. A coroutine, not a generator: a cancel then always lands inside it."""
+
+        async def show(text: str) -> None:
+            await context.write(pb.StreamCompleteResponse(delta=text))
+
+        if not request.HasField("request"):
+            raise InvalidRequest([Violation("request", "is required")])
+        response = await self._answer(request.request, context, "request.", show)
+        await context.write(pb.StreamCompleteResponse(done=response))
+
+    async def _answer(
+        self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]
+    ) -> pb.CompleteResponse:
+        call = current_call()
+        query = dataclasses.replace(to_query(request, call.tenant, self._limits, root), streamed=on_delta is not _ignore)
+        call.facts.update(
+            request_id=query.request_id,
+            prefix_chars=len(query.prefix),
+            suffix_chars=len(query.suffix),
+            context_files=len(query.context),
+        )
+        answer = await self._complete(query, context.time_remaining(), on_delta)
+        call.source = answer.source.value
+        call.facts.update(
+            finish_reason=answer.finish_reason.value,
+            prompt_tokens=answer.prompt_tokens,
+            completion_tokens=answer.completion_tokens,
+        )
+        self._metrics.answered(answer)
+        return to_response(answer, query.request_id, self._model)
+
+    async def _complete(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
+        """Run the completer within the call's time, given the seconds left of the client's deadline, if it set one."""
+        last_s = self._max_s if remaining_s is None else min(remaining_s, self._max_s)
+        budget_s = last_s - self._reserve_s
+        if query.trigger is Trigger.AUTOMATIC:
+            budget_s = min(budget_s, self._automatic_s)
+        try:
+            async with asyncio.timeout(last_s) as limit, aclosing(self._completer.complete(query, Deadline.after(budget_s))) as events:
+                async for event in events:
+                    if isinstance(event, Answer):
+                        return event
+                    await on_delta(event.text)
+        except TimeoutError:
+            if limit.expired():
+                raise DeadlineMissed from None
+            raise
+        raise RuntimeError("the completer ended without an answer")
+
+
+async def _ignore(_: str) -> None:
+    return
+
+
+class Server:
+    """One service process's parts, wired."""
+
+    def __init__(
+        self, config: ServiceConfig, completer: Completer, metrics: Metrics, before_ready: Callable[[], None] | None = None
+    ) -> None:
+        """`before_ready` is called once, before readiness is first published."""
+        self._config = config
+        self._completer = completer
+        self._metrics = metrics
+        self._health = Health(metrics, before_ready)
+        self._in_flight = InFlightLimit(config.max_in_flight, metrics)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._exits = contextlib.ExitStack()
+        tokens = read_tokens(config.tokens_file) if config.tokens_file else ()
+        self._grpc = grpc.aio.server(
+            interceptors=[CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), self._in_flight],
+            options=_channel_options(config),
+        )
+        pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
+        reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._grpc)
+        self.port = 0
+        self.metrics_port = 0
+
+    async def start(self) -> None:
+        """Listen on both ports and follow the engine's readiness. Raises StartError."""
+        host = self._config.grpc_host
+        self.port = self._listen(host, self._config.grpc_port)
+        try:
+            server = MetricsServer(self._metrics, host, self._config.metrics_port)
+        except OSError as error:
+            raise _cannot_listen(host, self._config.metrics_port, "metrics_port", error) from None
+        self._exits.callback(server.close)
+        self.metrics_port = server.port
+        await self._health.publish(ready=False)
+        await self._grpc.start()
+        self._tasks = [
+            asyncio.create_task(self._health.follow(lambda: self._completer.ready), name="readiness"),
+            asyncio.create_task(self._metrics.watch_loop(), name="loop lag"),
+        ]
+
+    async def stop(self) -> None:
+        """Withdraw readiness, refuse new calls, let running ones end within the grace, release everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._health.publish(ready=False)
+        if not await self._in_flight.drain(DRAIN_GRACE_S):
+            structlog.get_logger().warning("grace over", reason="calls still running are cut off")
+        await self._grpc.stop(FLUSH_S)
+        await self._completer.aclose()
+        self._exits.close()
+
+    def _listen(self, host: str, port: int) -> int:
+        config = self._config
+        address = f"{host}:{port}"
+        try:
+            # grpc reports a taken port in many lines of its own and hides the reason.
+            _probe(host, port)
+            if config.tls_cert is None or config.tls_key is None:
+                return self._grpc.add_insecure_port(address)
+            pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
+            return self._grpc.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        except (OSError, RuntimeError) as error:
+            raise _cannot_listen(host, port, "grpc_port", error) from None
+
+
+def _probe(host: str, port: int) -> None:
+    """Raise OSError when nothing could listen there."""
+    family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _cannot_listen(host: str, port: int, setting: str, error: Exception) -> StartError:
+    why = error.strerror if isinstance(error, OSError) else "grpc cannot bind it"
+    return StartError(f"cannot listen on {host}:{port} ({why}); free the port or choose another one with KEYAHEAD_{setting.upper()}")
+
+
+def _channel_options(config: ServiceConfig) -> list[tuple[str, int]]:
+    """Limits and timings of connections; grpc's defaults suit neither a public port nor editors that stay connected all day."""
+    minute_ms = 60_000
+    return [
+        # On by default, and then two servers share a port without a word.
+        ("grpc.so_reuseport", 0),
+        # Far above what runs at once, which the in-flight limit bounds: a cancelled stream counts until it is cleaned up. A proxy that
+        # cancels 50 calls of a connection at a time has 15 % of the next ones refused with 128, none with 1000 (measured, grpcio 1.85.1).
+        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.max_receive_message_length", config.max_document_bytes + config.max_context_bytes + _MESSAGE_SLACK),
+        ("grpc.max_send_message_length", 64 << 10),
+        ("grpc.max_metadata_size", 8 << 10),
+        ("grpc.max_connection_idle_ms", 10 * minute_ms),
+        # Long-lived editors find new replicas.
+        ("grpc.max_connection_age_ms", 30 * minute_ms),
+        ("grpc.max_connection_age_grace_ms", minute_ms // 2),
+        # Below the 300 s default: an editor may ping every 30 s without being sent away.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+    ]
+
+
+def run(config: ServiceConfig) -> None:
+    """Serve with the real pipeline until SIGTERM or SIGINT; a service that cannot start exits with status 2 and one sentence."""
+    logs.configure()
+    try:
+        if api_implementation.Type() != "upb":
+            # The pure Python runtime can be driven into deep recursion by a message.
+            raise StartError("protobuf runs without its C extension; reinstall protobuf and unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config))
+    except StartError as error:
+        sys.stderr.write(f"keyahead: {error}\n")
+        raise SystemExit(2) from None
+
+
+async def _serve(config: ServiceConfig) -> None:
+    # Here, because the pipeline imports this package's nouns and needs a running loop.
+    from keyahead.service.pipeline import build  # noqa: PLC0415
+
+    log = structlog.get_logger()
+    if not config.cache_key:
+        log.info("cache key", reason="KEYAHEAD_CACHE_KEY is not set: a random key for this process, so Redis entries are not shared")
+        config = dataclasses.replace(config, cache_key=secrets.token_bytes(32))
+    stop = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+    metrics = Metrics(config.model_name, config.model_version)
+    server = Server(config, build(config, metrics), metrics, _freeze)
+    try:
+        await server.start()
+        log.info(
+            "serving",
+            address=f"{config.grpc_host}:{server.port}",
+            metrics_address=f"{config.grpc_host}:{server.metrics_port}",
+            config=config.redacted(),
+        )
+        await stop.wait()
+        log.info("draining")
+    finally:
+        await server.stop()
+
+
+def _freeze() -> None:
+    """Take what warm-up left out of garbage collection, which would otherwise walk it on the event loop again and again."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,105 @@
+"""A pipeline over a scripted engine: deterministic tokens with a delay, for unit tests only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from keyahead.cache import CacheSettings, open_cache
+from keyahead.engine import catalogue
+from keyahead.engine.contract import EngineRequest, EngineResponse
+from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.config import ServiceConfig
+from keyahead.service.engine_client import EngineError
+from keyahead.service.metrics import Metrics
+from keyahead.service.model import EngineUnavailable
+from keyahead.service.pipeline import Pipeline
+
+
+@dataclass(eq=False)
+class ScriptedDecode:
+    """One request to the scripted engine."""
+
+    engine: ScriptedEngine
+    request: EngineRequest
+    stopped: bool = False
+    ended: bool = False
+    num_sent: int = 0
+
+    async def __aiter__(self) -> AsyncIterator[EngineResponse]:
+        began = time.monotonic()
+        try:
+            for token in self.engine.continuation(self.request):
+                await asyncio.sleep(self.engine.seconds_per_token)
+                if self.engine.refusal is not None:
+                    raise self.engine.refusal
+                if self.request.deadline_ms is not None and time.monotonic() - began > self.request.deadline_ms / 1e3:
+                    raise EngineError("DEADLINE_EXCEEDED: deadline_ms passed")
+                if self.engine.dead:
+                    raise EngineUnavailable("the engine is gone")
+                if self.stopped:
+                    return
+                self.num_sent += 1
+                yield EngineResponse((token,))
+        finally:
+            self.ended = True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@dataclass(eq=False)
+class ScriptedEngine:
+    """Decodes a document it knows by heart: whatever prompt ends in a part of it is continued from there."""
+
+    tokenizer: Tokenizer
+    text: str = ""
+    seconds_per_token: float = 0.0
+    dead: bool = False
+    refusal: Exception | None = None
+    ready: bool = True
+    decodes: list[ScriptedDecode] = field(default_factory=list)
+
+    def decode(self, request: EngineRequest) -> ScriptedDecode:
+        if self.dead:
+            raise EngineUnavailable("the engine is gone")
+        self.decodes.append(ScriptedDecode(self, request))
+        return self.decodes[-1]
+
+    def continuation(self, request: EngineRequest) -> list[int]:
+        prompt = self.tokenizer.decode(request.input_ids)
+        at = self.text.find(prompt[-40:]) + len(prompt[-40:])
+        tokens = self.tokenizer.encode(self.text[at:])
+        if request.embedding_bias is not None and request.embedding_bias[tokens[0]] < 0:
+            tokens = [int(request.embedding_bias.argmax())]
+        stops = {word[0] for word in request.stop_words}
+        end = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
+        return tokens[: min(end, request.max_new_tokens)]
+
+    async def aclose(self) -> None:
+        self.dead = True
+
+
+@pytest.fixture(scope="session")
+def tokenizer(smol_folder: Path) -> Tokenizer:
+    """The small model's."""
+    return Tokenizer.load(smol_folder)
+
+
+MakePipeline = Callable[[ScriptedEngine], Pipeline]
+
+
+@pytest.fixture(scope="session")
+def make_pipeline(tokenizer: Tokenizer, smol_folder: Path) -> MakePipeline:
+    """A pipeline for an engine, with a cache of its own; to be called on the event loop."""
+
+    def make(engine: ScriptedEngine) -> Pipeline:
+        model = catalogue.get("smollm2-135m")
+        return Pipeline(ServiceConfig(model_folder=smol_folder), model, tokenizer, engine, open_cache(CacheSettings()), Metrics())  # type: ignore[arg-type]
+
+    return make

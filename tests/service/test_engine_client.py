@@ -1,0 +1,191 @@
+"""The one stream to Triton: requests side by side, stops, errors by kind, and an engine that comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import numpy as np
+import pytest
+
+from keyahead.engine.contract import DTYPES, EngineRequest, EngineResponse, decode_request, encode_response
+from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
+from keyahead.service.engine_client import EngineClient, EngineError
+from keyahead.service.model import EngineUnavailable
+
+Infer = triton_pb2.ModelStreamInferResponse
+
+
+def response(request_id: str, tokens: tuple[int, ...] = (), *, final: bool = False, error: str = "") -> Infer:
+    """As Triton sends it."""
+    message = Infer(error_message=error)
+    message.infer_response.id = request_id
+    message.infer_response.parameters["triton_final_response"].bool_param = final
+    if tokens:
+        names = {np.dtype(kind): name for name, kind in DTYPES.items()}
+        for name, array in encode_response(EngineResponse(tokens)).items():
+            message.infer_response.outputs.add(name=name, datatype=names[array.dtype], shape=array.shape)
+            message.infer_response.raw_output_contents.append(array.tobytes())
+    return message
+
+
+class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers a ping; counts up from a prompt's last token, one response each; knows some errors by their prompt."""
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+        self.healthy = True
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[triton_pb2.ModelInferRequest], context: object) -> AsyncIterator[Infer]:
+        outgoing: asyncio.Queue[Infer] = asyncio.Queue()
+        reader = asyncio.create_task(self._read(requests, outgoing))
+        try:
+            while True:
+                yield await outgoing.get()
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[triton_pb2.ModelInferRequest], outgoing: asyncio.Queue[Infer]) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for message in requests:
+                kinds = {tensor.name: DTYPES[tensor.datatype] for tensor in message.inputs}
+                shapes = {tensor.name: tuple(tensor.shape) for tensor in message.inputs}
+                arrays = zip(kinds, message.raw_input_contents, strict=True)
+                request = decode_request({name: np.frombuffer(raw, kinds[name]).reshape(shapes[name]) for name, raw in arrays}, {})
+                if request.stop:
+                    self.stopped.append(message.id)
+                    error = "" if self.healthy else "Stub process 'tensorrt_llm' is not healthy."
+                    outgoing.put_nowait(response(message.id, final=True, error=error))
+                else:
+                    group.create_task(self._decode(message.id, request, outgoing))
+
+    async def _decode(self, request_id: str, request: EngineRequest, outgoing: asyncio.Queue[Infer]) -> None:
+        last = request.input_ids[-1]
+        errors = {900: "INVALID_ARGUMENT: input_ids: bad", 901: "Stub process 'tensorrt_llm' is not healthy."}
+        if last in errors:
+            outgoing.put_nowait(response(request_id, final=True, error=errors[last]))
+            return
+        for token in range(last + 1, last + 1 + request.max_new_tokens):
+            await asyncio.sleep(0.005)
+            if request_id in self.stopped:
+                return
+            outgoing.put_nowait(response(request_id, (token,), final=token == last + request.max_new_tokens))
+
+
+Check = Callable[[EngineClient, ScriptedTriton, grpc.aio.Server], Awaitable[None]]
+
+
+@pytest.fixture
+def run() -> Callable[[Check], None]:
+    """Runs a check with a connected client; no task may be left."""
+
+    def runner(check: Check) -> None:
+        async def main() -> None:
+            triton = ScriptedTriton()  # type: ignore[abstract]  # the other methods are the base's: unimplemented
+            server, port = await serve(triton, 0)
+            client = EngineClient(f"127.0.0.1:{port}")
+            client.start()
+            await until(lambda: client.ready)
+            await check(client, triton, server)
+            await client.aclose()
+            await server.stop(0)
+            assert not client._decodes
+
+        asyncio.run(main())
+
+    return runner
+
+
+async def serve(triton: ScriptedTriton, port: int) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    triton_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, bound
+
+
+async def until(check: Callable[[], bool], seconds: float = 10) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():
+            await asyncio.sleep(0.01)
+
+
+async def collect(client: EngineClient, first: int, count: int) -> list[int]:
+    tokens: list[int] = []
+    async for part in client.decode(EngineRequest(input_ids=(1, first), max_new_tokens=count, streaming=True)):
+        tokens += part.output_ids
+    return tokens
+
+
+def test_requests_share_the_stream_and_keep_apart(run: Callable[[Check], None]) -> None:
+    """Twenty at once, and each gets its own tokens."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        results = await asyncio.gather(*(collect(client, 10 * i, 5) for i in range(20)))
+        assert results == [[10 * i + j for j in range(1, 6)] for i in range(20)]
+
+    run(check)
+
+
+def test_a_stop_ends_the_iteration_and_tells_the_engine(run: Callable[[Check], None]) -> None:
+    """Nothing comes after `stop`, and a stop message with the request's id has been sent."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        decode = client.decode(EngineRequest(input_ids=(5,), max_new_tokens=1000, streaming=True))
+        tokens: list[int] = []
+        async for part in decode:
+            tokens += part.output_ids
+            if len(tokens) == 3:
+                decode.stop()
+        assert tokens == [6, 7, 8]
+        await until(lambda: any(each != "ping" for each in triton.stopped))
+
+    run(check)
+
+
+def test_errors_are_told_apart(run: Callable[[Check], None]) -> None:
+    """The engine's own refusals are its errors; what Triton says of a dead engine means unavailable."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        with pytest.raises(EngineError, match="input_ids"):
+            await collect(client, 900, 1)
+        with pytest.raises(EngineUnavailable):
+            await collect(client, 901, 1)
+        assert await collect(client, 1, 2) == [2, 3]
+
+    run(check)
+
+
+def test_a_lost_engine_fails_what_is_in_flight_and_is_found_again(run: Callable[[Check], None]) -> None:
+    """Requests in flight are unavailable at once, new ones are refused, and a restarted engine serves."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        running = asyncio.create_task(collect(client, 1, 1000))
+        await asyncio.sleep(0.05)
+        port = int(client._address.rpartition(":")[2])
+        await server.stop(0)
+        with pytest.raises(EngineUnavailable):
+            await running
+        assert not client.ready
+        with pytest.raises(EngineUnavailable):
+            client.decode(EngineRequest(input_ids=(1,)))
+        again, _ = await serve(triton, port)
+        await until(lambda: client.ready)
+        assert await collect(client, 1, 2) == [2, 3]
+        await client.aclose()
+        await again.stop(0)
+
+    run(check)
+
+
+def test_an_unhealthy_model_is_not_ready(run: Callable[[Check], None]) -> None:
+    """When the model's process has died Triton still answers, but the ping does not come back: not ready."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        triton.healthy = False
+        await until(lambda: not client.ready)
+        triton.healthy = True
+        await until(lambda: client.ready)
+
+    run(check)

@@ -1,0 +1,284 @@
+"""The life of a request over a scripted engine: caching, joining, deadlines, sessions, cancels."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.engine_client import EngineError
+from keyahead.service.model import (
+    Answer,
+    Deadline,
+    Delta,
+    EngineUnavailable,
+    FinishReason,
+    Mode,
+    Overloaded,
+    Query,
+    Source,
+    Superseded,
+    Trigger,
+)
+from keyahead.service.pipeline import Pipeline
+from tests.service.conftest import MakePipeline, ScriptedEngine
+
+TEXT = """import math
+
+
+def area(radius):
+    return math.pi * radius * radius + math.sqrt(radius) - math.floor(radius) + 1
+
+
+print(area(2))
+"""
+CURSOR = TEXT.index("return") + 3
+LINE_END = TEXT.index(" + 1") + 4
+
+
+def query(at: int = CURSOR, **changes: Any) -> Query:
+    """A request at some place of the text, in single-line mode."""
+    return Query(TEXT[:at], "\n", path="a.py", **{"mode": Mode.SINGLE_LINE, **changes})
+
+
+async def ask(pipeline: Pipeline, asked: Query, seconds: float = 5) -> Answer:
+    """The answer, with deltas checked to be what it begins with."""
+    shown = ""
+    async for event in pipeline.complete(asked, Deadline.after(seconds)):
+        if isinstance(event, Answer):
+            assert event.text.startswith(shown) or event.finish_reason is not FinishReason.STOP
+            return event
+        assert isinstance(event, Delta)
+        shown += event.text
+    raise AssertionError("no answer")
+
+
+Check = Callable[[Pipeline, ScriptedEngine], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def run(make_pipeline: MakePipeline, tokenizer: Tokenizer) -> Callable[..., None]:
+    """Runs a coroutine with a fresh pipeline and engine, and checks that nothing is left running."""
+
+    def runner(check: Check, **engine: Any) -> None:
+        async def main() -> None:
+            scripted = ScriptedEngine(tokenizer, TEXT, **engine)
+            pipeline = make_pipeline(scripted)
+            await check(pipeline, scripted)
+            await asyncio.sleep(0.05)
+            await pipeline.aclose()
+            assert not pipeline._running
+            assert all(decode.ended or not decode.num_sent for decode in scripted.decodes)
+            assert len(asyncio.all_tasks()) == 1
+
+        asyncio.run(main())
+
+    return runner
+
+
+def test_a_request_is_decoded_healed_and_trimmed(run: Callable[..., None]) -> None:
+    """The first call asks for one constrained token, the second for the rest of the line."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        answer = await ask(pipeline, query())
+        assert answer.text == TEXT[CURSOR:LINE_END]
+        assert (answer.source, answer.finish_reason) == (Source.ENGINE, FinishReason.STOP)
+        first, rest = engine.decodes
+        assert first.request.max_new_tokens == 1
+        assert first.request.embedding_bias is not None
+        assert rest.request.embedding_bias is None
+        assert rest.request.input_ids[: len(first.request.input_ids)] == first.request.input_ids
+
+    run(check)
+
+
+def test_what_was_typed_through_needs_no_engine(run: Callable[..., None]) -> None:
+    """Every further character of the suggestion is answered from memory with the rest of it."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        await ask(pipeline, query())
+        await asyncio.sleep(0.01)
+        calls = len(engine.decodes)
+        for at in range(CURSOR, LINE_END - 1):
+            answer = await ask(pipeline, query(at))
+            assert (answer.text, answer.source) == (TEXT[at:LINE_END], Source.MEMORY)
+        assert len(engine.decodes) == calls
+
+    run(check)
+
+
+def test_tenants_share_nothing(run: Callable[..., None]) -> None:
+    """A then B decodes anew, A then A does not; the engine is told the tenant as its KV namespace."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        for tenant, source in (("a", Source.ENGINE), ("b", Source.ENGINE), ("a", Source.MEMORY), ("b", Source.MEMORY)):
+            assert (await ask(pipeline, query(tenant=tenant))).source is source
+            await asyncio.sleep(0.01)
+        assert {decode.request.namespace for decode in engine.decodes} == {"a", "b"}
+
+    run(check)
+
+
+def test_a_running_decode_is_joined_while_it_agrees(run: Callable[..., None]) -> None:
+    """Two users of one tenant at the same place, one of them two keys ahead: one decode."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        first = asyncio.create_task(ask(pipeline, query(trigger=Trigger.MANUAL)))
+        await asyncio.sleep(0.03)
+        second = await ask(pipeline, query(CURSOR + 2, trigger=Trigger.MANUAL))
+        assert second.source is Source.IN_FLIGHT
+        assert second.text == TEXT[CURSOR + 2 : LINE_END]
+        assert (await first).text == TEXT[CURSOR:LINE_END]
+        assert len(engine.decodes) == 2
+
+    run(check, seconds_per_token=0.005)
+
+
+def test_the_deadline_is_kept_and_the_rest_goes_into_the_cache(run: Callable[..., None]) -> None:
+    """The best so far comes in time, marked; later the whole is in memory."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        answer = await ask(pipeline, query(), 0.08)
+        assert loop.time() - begin < 0.5
+        assert answer.finish_reason is FinishReason.DEADLINE
+        assert TEXT[CURSOR:LINE_END].startswith(answer.text)
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if not pipeline._running:
+                break
+        later = await ask(pipeline, query())
+        assert (later.source, later.text) == (Source.MEMORY, TEXT[CURSOR:LINE_END])
+
+    run(check, seconds_per_token=0.02)
+
+
+def test_a_decode_too_slow_even_for_the_cache_leaves_what_it_has(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the engine ends it at its own deadline, the part decoded so far is found by the next request."""
+    monkeypatch.setattr("keyahead.service.pipeline.LINGER_S", 1.5)
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        assert (await ask(pipeline, query(), 0.02)).finish_reason is FinishReason.DEADLINE
+        await asyncio.sleep(2.0)
+        later = await ask(pipeline, query())
+        assert later.source is Source.MEMORY
+        assert later.finish_reason is FinishReason.DEADLINE
+        assert len(later.text) > 10
+        assert TEXT[CURSOR:LINE_END].startswith(later.text)
+
+    run(check, seconds_per_token=0.12)
+
+
+def test_an_automatic_request_takes_enough_early(run: Callable[..., None]) -> None:
+    """After a while six tokens are given rather than the whole awaited; asked by hand, the whole."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        early = await ask(pipeline, query())
+        assert early.finish_reason is FinishReason.PARTIAL
+        assert 6 <= early.completion_tokens < 20
+        whole = await ask(pipeline, query(trigger=Trigger.MANUAL))
+        assert whole.text == TEXT[CURSOR:LINE_END]
+
+    run(check, seconds_per_token=0.02)
+
+
+def test_a_newer_request_supersedes_the_older_one(run: Callable[..., None]) -> None:
+    """The old call ends at once, and its decode is stopped when the new text disagrees with it."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        old = asyncio.create_task(ask(pipeline, query(session_id="s")))
+        await asyncio.sleep(0.05)
+        elsewhere = Query("import os\n", "\n", path="a.py", session_id="s")
+        new = asyncio.create_task(ask(pipeline, elsewhere, 0.3))
+        with pytest.raises(Superseded):
+            await old
+        assert engine.decodes[-2].stopped or engine.decodes[0].stopped
+        sent = engine.decodes[0].num_sent + engine.decodes[1].num_sent
+        await asyncio.sleep(0.1)
+        assert engine.decodes[0].num_sent + engine.decodes[1].num_sent <= sent + 1
+        await new
+
+    run(check, seconds_per_token=0.02)
+
+
+def test_the_next_key_keeps_an_agreeing_decode(run: Callable[..., None]) -> None:
+    """Typing what is being decoded supersedes the call but not the work."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        typed = [query(at, session_id="s", trigger=Trigger.MANUAL) for at in range(CURSOR, CURSOR + 6)]
+        answers = [await ask(pipeline, each, 0.03) for each in typed]
+        assert len(engine.decodes) <= 2
+        assert {answer.source for answer in answers[1:]} == {Source.IN_FLIGHT}
+
+    run(check, seconds_per_token=0.02)
+
+
+def test_a_client_that_leaves_frees_the_engine(run: Callable[..., None]) -> None:
+    """Cancelling the only request stops its decode; with another waiting it goes on."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        alone = asyncio.create_task(ask(pipeline, query()))
+        await asyncio.sleep(0.03)
+        alone.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert engine.decodes[-1].stopped
+        await asyncio.sleep(0.05)
+        one = asyncio.create_task(ask(pipeline, query(trigger=Trigger.MANUAL)))
+        other = asyncio.create_task(ask(pipeline, query(trigger=Trigger.MANUAL)))
+        await asyncio.sleep(0.03)
+        one.cancel()
+        assert (await other).text == TEXT[CURSOR:LINE_END]
+
+    run(check, seconds_per_token=0.01)
+
+
+def test_a_dead_engine_is_unavailable_but_hits_go_on(run: Callable[..., None]) -> None:
+    """Requests in flight fail as unavailable, new ones too, and what is in memory is still answered."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        await ask(pipeline, query())
+        await asyncio.sleep(0.01)
+        engine.seconds_per_token = 0.02
+        running = asyncio.create_task(ask(pipeline, Query(TEXT[:60], "\n", path="b.py")))
+        await asyncio.sleep(0.03)
+        engine.dead = True
+        with pytest.raises(EngineUnavailable):
+            await running
+        with pytest.raises(EngineUnavailable):
+            await ask(pipeline, Query(TEXT[:50], "\n", path="b.py"))
+        assert (await ask(pipeline, query())).source is Source.MEMORY
+
+    run(check)
+
+
+@pytest.mark.parametrize("refusal", [EngineError("INVALID_ARGUMENT: input_ids: bad"), Overloaded("full", 1.0)])
+def test_a_refusal_of_the_engine_is_passed_on(run: Callable[..., None], refusal: Exception) -> None:
+    """It is raised once, not tried again and again."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        with pytest.raises(type(refusal)):
+            await ask(pipeline, query())
+        assert len(engine.decodes) == 1
+
+    run(check, refusal=refusal)
+
+
+def test_many_cancelled_requests_leave_nothing(run: Callable[..., None]) -> None:
+    """Two thousand requests cancelled at random moments leave no task and no generation; `run` checks it."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        for turn in range(2000):
+            task = asyncio.create_task(ask(pipeline, query(CURSOR + turn % 7, session_id=f"s{turn % 5}", tenant=f"t{turn}")))
+            for _ in range(turn % 6):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        assert not pipeline._running
+
+    run(check, seconds_per_token=0.001)
