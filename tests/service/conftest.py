@@ -34,7 +34,7 @@ class ScriptedDecode:
     async def __aiter__(self) -> AsyncIterator[EngineResponse]:
         began = time.monotonic()
         try:
-            for token in self.engine.continuation(self.request):
+            for tokens in self.engine.steps(self.request):
                 await asyncio.sleep(self.engine.seconds_per_token)
                 if self.engine.refusal is not None:
                     raise self.engine.refusal
@@ -45,7 +45,7 @@ class ScriptedDecode:
                 if self.stopped:
                     return
                 self.num_sent += 1
-                yield EngineResponse((token,))
+                yield EngineResponse(tokens, (-0.1,) * len(tokens) if self.request.return_log_probs else None)
         finally:
             self.ended = True
 
@@ -80,6 +80,14 @@ class ScriptedEngine:
         stops = {word[0] for word in request.stop_words}
         end = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
         return tokens[: min(end, request.max_new_tokens)]
+
+    def steps(self, request: EngineRequest) -> list[tuple[int, ...]]:
+        """What each step gives; a request with drafts is one, which ends behind the first draft that is wrong."""
+        tokens = self.continuation(request)
+        if not request.draft_ids:
+            return [(token,) for token in tokens]
+        right = next((i for i, (a, b) in enumerate(zip(request.draft_ids, tokens, strict=False)) if a != b), len(request.draft_ids))
+        return [tuple(tokens[: right + 1])]
 
     async def aclose(self) -> None:
         self.dead = True

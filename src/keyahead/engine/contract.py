@@ -17,6 +17,9 @@ MODEL_NAME = "tensorrt_llm"
 BLOCK_TOKENS = 32
 """Tokens in a KV block, TensorRT-LLM's default `--tokens_per_block`."""
 
+MAX_DRAFTS = 24
+"""Drafts verified in one step at most: the CPU engine's limit, and the `--max_draft_len` to build a TensorRT-LLM engine with."""
+
 Array = npt.NDArray[Any]
 
 DTYPES: Mapping[str, type[np.generic]] = {

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.model import FinishReason
-from keyahead.service.trim import TrimContext, is_finished, trim
+from keyahead.service.trim import TrimContext, find_stop, is_finished, trim
 
 
 class Decoding:
@@ -61,6 +61,14 @@ class Decoding:
     def shown(self) -> str:
         """Ghost text while decoding goes on: nothing that a later stop rule is sure to take back."""
         return trim(self.text, self._context)
+
+    def until_stop(self, guess: str) -> str:
+        """The part of a guess at what comes next that is worth verifying: up to the end of the line where the answer would end."""
+        stop = find_stop(self.text + guess, self._context)
+        if stop is None:
+            return guess
+        end = guess.find("\n", max(0, stop - len(self.text)))
+        return guess if end < 0 else guess[: end + 1]
 
     def ends_after(self, typed: int) -> list[int]:
         """Where tokens end in what is left of `text` behind its first `typed` characters."""

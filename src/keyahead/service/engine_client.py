@@ -21,6 +21,7 @@ from keyahead.engine.contract import (
     MODEL_NAME,
     PARAM_DEADLINE_MS,
     PARAM_NAMESPACE,
+    PERF_OUTPUTS,
     Array,
     ContractError,
     EngineRequest,
@@ -44,6 +45,7 @@ RECONNECT_S = 0.25
 _RETRY_AFTER_S = 1.0
 _DATATYPES = {tensor.name: tensor.datatype for tensor in INPUTS}
 _OUTPUTS = ("output_ids", "sequence_length")
+_PERF_OUTPUTS = tuple(tensor.name for tensor in PERF_OUTPUTS)
 _OPTIONS = (("grpc.max_receive_message_length", 1 << 20), ("grpc.max_send_message_length", 4 << 20))
 
 
@@ -200,9 +202,15 @@ def _message(request_id: str, request: EngineRequest) -> triton_pb2.ModelInferRe
     for name, array in encode_request(request).items():
         message.inputs.add(name=name, datatype=_DATATYPES[name], shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
-    for name in _OUTPUTS:
+    for name in _outputs(request):
         message.outputs.add(name=name)
     return message
+
+
+def _outputs(request: EngineRequest) -> tuple[str, ...]:
+    """Only what is wanted is asked for: a tensor more is a tensor more in every response."""
+    log_probs = ("output_log_probs",) if request.return_log_probs else ()
+    return (*_OUTPUTS, *log_probs, *(_PERF_OUTPUTS if request.return_perf_metrics else ()))
 
 
 def _arrays(response: triton_pb2.ModelInferResponse) -> Mapping[str, Array]:

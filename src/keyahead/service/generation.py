@@ -18,6 +18,7 @@ from keyahead.service.decoding import Decoding
 from keyahead.service.engine_client import Decode, EngineClient, EngineError
 from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Superseded, Timings
 from keyahead.service.prompt import Prompt
+from keyahead.service.speculation import Call, Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Generation:
     """What every engine call of this generation has in common."""
     bias: Array | None
     """Makes the first token begin with the healed text."""
+    speculation: Speculation
+    """Which calls to make."""
     deadline: Deadline
     """When even the cache has no use for it any more."""
     waiters: set[Waiter] = field(default_factory=set)
@@ -93,14 +96,10 @@ class Generation:
     async def run(self, engine: EngineClient) -> None:
         """Decode to the end; always leaves `done` set."""
         try:
-            tokens = self.prompt.tokens
-            if self.prompt.healed:
-                # Alone, because the bias would bind the tokens behind it, too.
-                await self._consume(engine, input_ids=tokens, max_new_tokens=1, embedding_bias=self.bias, stop_words=())
-                tokens = (*tokens, *self.decoding.tokens)
-            if self.decoding.finish is None:
-                await self._consume(engine, input_ids=tokens, max_new_tokens=self.decoding.num_left)
-                self.decoding.end()
+            first = True
+            while self.decoding.finish is None:
+                await self._make(self.speculation.next_call(), engine, first=first)
+                first = False
         except (EngineError, EngineUnavailable, Overloaded) as error:
             if isinstance(error, EngineError) and self.deadline.remaining() <= 0:
                 self.decoding.finish = self.decoding.finish or FinishReason.DEADLINE  # What there is, is still worth keeping.
@@ -116,23 +115,42 @@ class Generation:
         if self._decode is not None:
             self._decode.stop()
 
-    async def _consume(self, engine: EngineClient, **changes: object) -> None:
+    async def _make(self, call: Call, engine: EngineClient, *, first: bool) -> None:
         """One engine call, read until the engine ends it or a stop rule does."""
         if self.error is not None:
             raise self.error
-        left_ms = max(1, int(self.deadline.remaining() * 1e3))
-        self._decode = engine.decode(dataclasses.replace(self.request, deadline_ms=left_ms, **changes))  # type: ignore[arg-type]
+        began = time.monotonic()
+        tokens: list[int] = []
+        perf = None
+        self._decode = engine.decode(self._request(call))
         try:
             async for response in self._decode:
-                self.decoding.feed(response.output_ids)
+                tokens += response.output_ids
+                perf = response.perf or perf
+                self.speculation.received(call, response.output_ids, response.log_probs)
                 self.first_token_at = self.first_token_at or time.monotonic()
                 self._wake()
-                if self.decoding.finish is not None:
+                if call.streaming and self.decoding.finish is not None:
                     return
         finally:
             self._decode.stop()
         if self.error is not None:
             raise self.error
+        self.speculation.ended(call, tokens, perf, (time.monotonic() - began) * 1e3, first=first)
+
+    def _request(self, call: Call) -> EngineRequest:
+        return dataclasses.replace(
+            self.request,
+            input_ids=self.speculation.input_ids,
+            max_new_tokens=call.max_new_tokens,
+            draft_ids=call.draft.tokens if call.draft else (),
+            embedding_bias=self.bias if call.biased else None,
+            streaming=call.streaming,
+            # Never on a stream: TensorRT-LLM crashes when one with log-probabilities is cancelled (its issue 10810).
+            return_log_probs=not call.streaming,
+            return_perf_metrics=True,
+            deadline_ms=max(1, int(self.deadline.remaining() * 1e3)),
+        )
 
     def _wake(self) -> None:
         for waiter in self.waiters:

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from keyahead.cache import CacheSettings, Entry, PrefixCache, RedisSettings, Scope, open_cache
 from keyahead.engine import catalogue
 from keyahead.engine.catalogue import Model
-from keyahead.engine.contract import EngineRequest
+from keyahead.engine.contract import MAX_DRAFTS, EngineRequest
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
+from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.sources import Document, Suggestions
+from keyahead.service.drafting.sources import Source as DraftSource
 from keyahead.service.engine_client import EngineClient
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
 from keyahead.service.generation import Generation, Place, Waiter
@@ -27,6 +30,7 @@ from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Query, Source, Superseded
 from keyahead.service.prompt import PROMPT_VERSION, PromptBuilder
 from keyahead.service.sessions import Sessions
+from keyahead.service.speculation import Speculation
 from keyahead.service.trim import TrimContext, language_of, opens_block
 
 CACHE_BUDGET_S = 0.010
@@ -71,6 +75,7 @@ class Pipeline:
         self._metrics = metrics
         self._builder = PromptBuilder(model, tokenizer)
         self._sessions = Sessions()
+        self._arbiter = Arbiter()
         self._running: dict[Generation, asyncio.Task[None]] = {}
         self._fingerprint = f"{model.name}:{model.sha256}"
         ends = [tokenizer.control(name) for name in model.end_tokens]
@@ -97,23 +102,26 @@ class Pipeline:
         session = (query.tenant, query.session_id)
         waiter = Waiter(Place(task.scope, query.prefix, query.suffix), deadline)
         self._sessions.enter(session, waiter)
-        waiter.timings.admit = _ms_since(started)
-        answer = await self._from_cache(waiter, task)
-        generation = None if answer else self._find(waiter.place)
-        if answer:
-            self._sessions.choose(session, waiter.place, None)
-        source = Source.IN_FLIGHT
-        while answer is None:
-            if generation is None:
-                generation, source = self._begin(query, task, waiter), Source.ENGINE
-            self._sessions.choose(session, waiter.place, generation)
-            async with aclosing(self._follow(generation, waiter, task, source)) as deltas:
-                async for delta in deltas:
-                    yield delta
-            answer = self._answer(generation, waiter, task, source)
-            generation = None
-        waiter.timings.total = _ms_since(started)
-        yield answer
+        try:
+            waiter.timings.admit = _ms_since(started)
+            answer = await self._from_cache(waiter, task)
+            generation = None if answer else self._find(waiter.place)
+            if answer:
+                self._sessions.choose(session, waiter.place, None)
+            source = Source.IN_FLIGHT
+            while answer is None:
+                if generation is None:
+                    generation, source = self._begin(query, task, waiter), Source.ENGINE
+                self._sessions.choose(session, waiter.place, generation)
+                async with aclosing(self._follow(generation, waiter, task, source)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+                answer = self._answer(generation, waiter, task, source)
+                generation = None
+            waiter.timings.total = _ms_since(started)
+            yield answer
+        finally:
+            self._sessions.leave(session, waiter)
 
     def _task(self, query: Query) -> _Task:
         language = language_of(query.path, query.language)
@@ -155,21 +163,31 @@ class Pipeline:
             end_id=self._end_id,
             pad_id=self._end_id,
             stop_words=self._block_stops if task.trimming.multiline else self._line_stops,
-            streaming=True,
             namespace=query.tenant,
         )
+        decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, task.max_tokens)
+        speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, self._sources(query), self._arbiter, MAX_DRAFTS)
         generation = Generation(
             waiter.place,
             prompt,
-            Decoding(self._tokenizer, prompt.healed, task.trimming, task.max_tokens),
+            decoding,
             request,
             self._builder.first_token_bias(prompt.healed),
+            speculation,
             Deadline(waiter.deadline.at + LINGER_S),
         )
         waiter.timings.prompt = _ms_since(begin)
         running = self._running[generation] = asyncio.create_task(generation.run(self._engine), name="generation")
         running.add_done_callback(lambda _: self._end(generation))
         return generation
+
+    def _sources(self, query: Query) -> list[DraftSource]:
+        session = (query.tenant, query.session_id)
+        deleted = self._sessions.deleted(session)
+        return [
+            Suggestions("session", self._sessions.suggested(session)),
+            Document.of(query.suffix, (file.text for file in query.context), deleted),
+        ]
 
     def _end(self, generation: Generation) -> None:
         """A generation has ended: what it found goes into the cache, whoever still waits."""

@@ -38,6 +38,8 @@ class Prompt:
     tokens: tuple[int, ...]
     healed: bytes = b""
     """Text taken back from the prompt's end; the completion begins after it."""
+    healed_token: int = 0
+    """The token taken back."""
 
 
 def window_start(prefix: str, max_chars: int) -> int:
@@ -83,7 +85,7 @@ class PromptBuilder:
         tokens = [*self._context(query.context, budgets.context), *self._suffix(query.suffix, budgets.suffix), *kept]
         if not tokens:
             return Prompt(tuple(prefix))
-        return Prompt(tuple(tokens), healed)
+        return Prompt(tuple(tokens), healed, prefix[-1] if prefix else 0)
 
     def first_token_bias(self, healed: bytes) -> Array | None:
         """FP32 [vocabulary] that leaves only tokens beginning with `healed`; None where nothing needs healing."""

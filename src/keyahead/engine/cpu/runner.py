@@ -46,9 +46,11 @@ def _offsets(lengths: list[int]) -> Array:
 class Runner:
     """One compiled model and its KV memory."""
 
-    def __init__(self, folder: Path, num_blocks: int, threads: int = 0) -> None:
+    def __init__(self, folder: Path, num_blocks: int, threads: int = 0, *, exact: bool = False) -> None:
+        """With `exact` it computes in FP32 even where the processor has BF16: slower, but what else is in a step then changes no token."""
         core = ov.Core()
         config = _CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
+        config |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}
         compiled = core.compile_model(_paged(core, folder), "CPU", config)
         self._request = compiled.create_infer_request()
         self._caches = [self._allocate(port, num_blocks) for port in compiled.inputs if "_cache." in port.any_name]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keyahead.engine.contract import BLOCK_TOKENS, ContractError, EngineRequest
+from keyahead.engine.contract import BLOCK_TOKENS, MAX_DRAFTS, ContractError, EngineRequest
 from keyahead.engine.cpu.blocks import BlockPool
 from keyahead.engine.cpu.sequence import Finish, Sequence
 
@@ -30,8 +30,7 @@ class Limits:
     vocab_size: int
     max_context: int = 4096
     """Prompt, drafts and output of one request, in tokens."""
-    max_drafts: int = 24
-    """As `--max_draft_len` of the GPU engine."""
+    max_drafts: int = MAX_DRAFTS
     max_sequences: int = 16
     """Sequences in one step."""
     max_queued: int = 256

@@ -13,7 +13,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb  # Provided by Triton's stub.
 
-from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, ContractError, EngineResponse, decode_request, encode_response
+from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, MAX_DRAFTS, ContractError, EngineResponse, decode_request, encode_response
 from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
@@ -23,7 +23,7 @@ from keyahead.engine.cpu.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"kv_tokens": 16384, "max_context": 4096, "max_drafts": 24, "threads": 0}
+SETTINGS = {"kv_tokens": 16384, "max_context": 4096, "max_drafts": MAX_DRAFTS, "threads": 0}
 """Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core."""
 
 

@@ -1,0 +1,147 @@
+"""The next engine call of a decode: verify a draft, heal the first token, or decode plainly. A state machine; the calls are another's.
+
+The contract's rule shapes it: a call with drafts is one step of the engine and then ends, so a completion is a chain of calls, each
+beginning where the last one ended. Output is what plain greedy decoding would give, whatever is drafted.
+
+Healing (docs/adr/0007) takes the last token of the prompt back; the first token decoded must begin with its text. A call whose bias sees to
+that is sure to get one token. A draft that begins with that text is tried without: if the model's own first token fits, so does all that
+follows, and nothing was spent on healing; if not, the call was in vain, which the arbiter weighs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyahead.engine.contract import Perf
+from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.decoding import Decoding
+from keyahead.service.drafting.arbiter import Arbiter, Draft
+from keyahead.service.drafting.sources import Source
+from keyahead.service.prompt import Prompt
+
+HEALING = "healing"
+"""The source whose draft is the token taken back itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the engine, behind the prompt and the tokens decoded so far."""
+
+    max_new_tokens: int
+    draft: Draft | None = None
+    biased: bool = False
+    """Whether the healing bias applies."""
+
+    @property
+    def streaming(self) -> bool:
+        """Plain decoding is watched token by token; the other kinds are one step."""
+        return self.draft is None and not self.biased
+
+
+class Speculation:
+    """One decode, from its prompt to its end."""
+
+    def __init__(
+        self, prompt: Prompt, written: str, decoding: Decoding, tokenizer: Tokenizer, sources: Sequence[Source], arbiter: Arbiter, most: int
+    ) -> None:
+        """`written` is the document before the cursor; `most` is how many drafts the engine verifies in one step."""
+        self._prompt = prompt
+        self._written = written
+        self._decoding = decoding
+        self._tokenizer = tokenizer
+        self._sources = sources
+        self._arbiter = arbiter
+        self._most = most
+        self._to_heal = prompt.healed
+        self._must_bias = False
+        self.log_probs: list[float] = []
+        """Of the tokens that a call other than plain decoding gave."""
+        self.steps = 0
+        """Of the engine, so far."""
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """What the next call continues."""
+        return (*self._prompt.tokens, *self._decoding.tokens)
+
+    def next_call(self) -> Call:
+        """The call to make now; there is one as long as the decoding is not finished."""
+        left = self._decoding.num_left
+        draft = None
+        if left > 1 and not self._must_bias:
+            draft = self._arbiter.choose(self._drafts(), min(self._most, left - 1), healing=bool(self._to_heal))
+        if draft:
+            return Call(len(draft.tokens) + 1, draft)
+        return Call(1, biased=True) if self._to_heal else Call(min(left, self._arbiter.piece()))
+
+    def received(self, call: Call, tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> None:
+        """New tokens of a call: all of a one-step call's, or the next of a streaming one's."""
+        if call.streaming:
+            self.steps += len(tokens)
+            self._decoding.feed(tokens)
+            return
+        self.steps += 1
+        if call.draft and not self._fits(call.draft, tokens):
+            self._must_bias = True
+            return
+        self._to_heal, self._must_bias = b"", False
+        self.log_probs += log_probs or ()
+        self._decoding.feed(tokens)
+
+    def ended(self, call: Call, tokens: Sequence[int], perf: Perf | None, elapsed_ms: float, *, first: bool) -> None:
+        """A call has ended by itself with `tokens` in all; the `first` has a prompt to prefill, which hides what its step costs."""
+        if call.draft:
+            accepted = _accepted(call.draft.tokens, tokens)
+            if not self._must_bias:
+                self._arbiter.verified(call.draft, accepted)
+            ended_early = accepted == len(tokens)
+        else:
+            ended_early = len(tokens) < call.max_new_tokens
+        if perf and not first and tokens:
+            step_ms = (perf.last_token_ns - perf.first_scheduled_ns) / 1e6 / (len(tokens) if call.streaming else 1)
+            in_engine_ms = (perf.last_token_ns - perf.arrival_ns) / 1e6
+            drafted = len(call.draft.tokens) if call.draft else 0
+            self._arbiter.cost.observe(drafted, step_ms, max(0.0, elapsed_ms - in_engine_ms))
+        # The engine leaves the end token out, so a call that ends too early has met it, or a stop word.
+        if ended_early and not self._must_bias:
+            self._decoding.end()
+
+    def _fits(self, draft: Draft, tokens: Sequence[int]) -> bool:
+        """Whether the model's own first token begins with the text to be healed."""
+        if not self._to_heal:
+            return True
+        fits = bool(tokens) and self._tokenizer.token_bytes(tokens[0]).startswith(self._to_heal)
+        self._arbiter.healed(draft, fits=fits)
+        return fits
+
+    def _drafts(self) -> list[Draft]:
+        written = self._written + self._decoding.text
+        drafts = []
+        for source in self._sources:
+            guess = source.guess(written)
+            if guess and (tokens := self._tokens(guess.text, whole=guess.whole)):
+                drafts.append(Draft(source.name, tokens, guess.matched))
+        if self._to_heal:
+            drafts.append(Draft(HEALING, (self._prompt.healed_token,), len(self._to_heal) * 8))
+        return drafts
+
+    def _tokens(self, text: str, *, whole: bool) -> tuple[int, ...]:
+        """A guess as tokens behind those decoded; cut where the answer would end anyway."""
+        try:
+            taken_back = self._to_heal.decode()
+        except UnicodeDecodeError:
+            return ()  # Half a character cannot be continued by text.
+        tokens = self._tokenizer.encode(taken_back + self._decoding.until_stop(text))
+        if not whole:
+            tokens = tokens[:-1]  # It was cut in the middle of something.
+        if self._to_heal and (not tokens or not self._tokenizer.token_bytes(tokens[0]).startswith(self._to_heal)):
+            return ()
+        return tuple(tokens)
+
+
+def _accepted(drafts: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many drafts the engine's tokens begin with."""
+    return next(
+        (at for at, (draft, token) in enumerate(zip(drafts, tokens, strict=False)) if draft != token), min(len(drafts), len(tokens))
+    )
