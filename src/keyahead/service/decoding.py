@@ -67,7 +67,7 @@ class Decoding:
         stop = find_stop(self.text + guess, self._context)
         if stop is None:
             return guess
-        end = guess.find("\n", max(0, stop - len(self.text)))
+        end = guess.find("\n", max(0, stop - 1 - len(self.text)))
         return guess if end < 0 else guess[: end + 1]
 
     def ends_after(self, typed: int) -> list[int]:

@@ -14,12 +14,13 @@ def num_tokens(text: str, token_ends: Sequence[int]) -> int:
     return min(bisect_left(token_ends, len(text)) + 1, len(token_ends)) if text else 0
 
 
-def first_lines(text: str, token_ends: Sequence[int]) -> str | None:
-    """The text up to the first line end behind at least `ENOUGH_TOKENS` tokens; None if it has none.
+def first_lines(text: str, token_ends: Sequence[int], least: int = ENOUGH_TOKENS) -> str | None:
+    """The text up to the first line end behind at least so many tokens, one of them not blank; None if it has none.
 
     The rest of a line is often only a bracket or two, hardly worth showing by itself: then the next line comes along.
     """
-    if len(token_ends) < ENOUGH_TOKENS:
+    if len(token_ends) < least:
         return None
-    end = text.find("\n", max(0, token_ends[ENOUGH_TOKENS - 1] - 1))
+    blank = len(text) - len(text.lstrip())
+    end = text.find("\n", max(blank, token_ends[least - 1] - 1))
     return text[:end].rstrip() if end >= 0 else None

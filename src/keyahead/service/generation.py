@@ -47,10 +47,11 @@ class Waiter:
         self.superseded = True
         self.event.set()
 
-    async def wait(self) -> None:
-        """Until something has changed or time is up; Superseded when a newer request has come."""
+    async def wait(self, until: float | None = None) -> None:
+        """Until something has changed, time is up, or the given moment has come; Superseded when a newer request has come."""
+        at = self.deadline.at if until is None else min(until, self.deadline.at)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self.deadline.remaining())):
+            async with asyncio.timeout(max(0.0, at - time.monotonic())):
                 await self.event.wait()
         self.event.clear()
         if self.superseded:

@@ -39,8 +39,9 @@ LINGER_S = 10.0
 """How long a generation may go on into the cache behind the deadline of the request that began it: long enough for a cold prompt's prefill
 on a slow machine, and no waste, since a newer request that disagrees ends it at once."""
 EARLY_S = 0.1
-"""An automatic unary request that has waited so long takes `ENOUGH_TOKENS` rather than wait for the rest, which the next key finds: at
-100 ms the next key has overtaken 4 % of suggestions, at 150 ms 22 % (data/typing.json). One that joins a decode takes them at once."""
+"""An automatic unary request that has waited so long takes a whole line, however short, or `ENOUGH_TOKENS` of one rather than wait for the
+rest, which the next key finds: at 100 ms the next key has overtaken 4 % of suggestions, at 150 ms 22 % (data/typing.json). One that joins a
+decode takes `ENOUGH_TOKENS` at once."""
 MAX_NEWLINE_STOPS = 256
 """Newline tokens sent as stop words for a single line: the most frequent ones, since BPE ids grow with rarity."""
 
@@ -58,8 +59,8 @@ class _Task:
     max_tokens: int
     by_lines: bool
     """Whether the answer is cut at a line's end (see extent.py)."""
-    enough_after: tuple[float, float] | None
-    """Seconds after which `ENOUGH_TOKENS` are an answer, of an own generation and of one joined; None: the whole is awaited."""
+    patient: bool
+    """Whether the whole is awaited."""
 
 
 class Pipeline:
@@ -129,7 +130,7 @@ class Pipeline:
         max_tokens = query.max_tokens or (self._config.block_tokens if block else self._config.single_line_tokens)
         trimming = TrimContext(query.prefix, query.suffix, language, query.mode is not Mode.SINGLE_LINE, complete=True)
         by_lines = query.mode is Mode.AUTO and not block
-        return _Task(self._scope(query, language), trimming, max_tokens, by_lines, None if query.patient else (EARLY_S, 0.0))
+        return _Task(self._scope(query, language), trimming, max_tokens, by_lines, query.patient)
 
     def _scope(self, query: Query, language: str) -> Scope:
         """By the mode asked for, not what AUTO comes to: whoever types into a block's suggestion goes on to be shown that block."""
@@ -204,17 +205,19 @@ class Pipeline:
         """Wait until a generation has the answer, disagrees with what was typed, or the deadline comes; what can be shown meanwhile."""
         begin = time.monotonic()
         shown = ""
+        joined = source is Source.IN_FLIGHT
         keep = False
         generation.waiters.add(waiter)
         try:
             while not generation.done and waiter.deadline.remaining() > 0 and generation.agrees(waiter.place):
-                piece = _piece(generation, waiter, task)
-                if piece.is_answer(task, source, time.monotonic() - begin):
+                early = not task.patient and time.monotonic() - begin >= EARLY_S
+                piece = _piece(generation, waiter, task, early=early)
+                if piece.settled or (piece.num_tokens >= ENOUGH_TOKENS and (early or (joined and not task.patient))):
                     break
                 if len(piece.ghost) > len(shown) and piece.ghost.startswith(shown):
                     yield Delta(piece.ghost[len(shown) :])
                     shown = piece.ghost
-                await waiter.wait()
+                await waiter.wait(None if early or task.patient else begin + EARLY_S)
             keep = generation.agrees(waiter.place)
         except Superseded:
             keep = True  # The newer request decides.
@@ -238,7 +241,9 @@ class Pipeline:
         if not generation.agrees(waiter.place):
             return None
         begin = time.monotonic()
-        piece = _piece(generation, waiter, task)
+        piece = _piece(
+            generation, waiter, task, early=not task.patient and waiter.timings.first_token + waiter.timings.decode >= EARLY_S * 1e3
+        )
         unfinished = FinishReason.PARTIAL if waiter.deadline.remaining() > 0 else FinishReason.DEADLINE
         reason = FinishReason.STOP if piece.settled else (generation.decoding.finish if generation.done else None) or unfinished
         waiter.timings.trim = _ms_since(begin)
@@ -256,20 +261,13 @@ class _Piece:
     ghost: str
     """What may be shown while decoding goes on; it may run ahead of `text` by an unfinished word."""
 
-    def is_answer(self, task: _Task, source: Source, waited_s: float) -> bool:
-        """Whether it is worth answering with before the generation ends."""
-        if self.settled or task.enough_after is None:
-            return self.settled
-        own, joined = task.enough_after
-        return self.num_tokens >= ENOUGH_TOKENS and waited_s >= (own if source is Source.ENGINE else joined)
 
-
-def _piece(generation: Generation, waiter: Waiter, task: _Task) -> _Piece:
+def _piece(generation: Generation, waiter: Waiter, task: _Task, *, early: bool) -> _Piece:
     decoding = generation.decoding
     typed = len(waiter.place.prefix) - len(generation.place.prefix)
     ends = decoding.ends_after(typed)
     text, ghost = decoding.suggestion()[typed:], decoding.shown()[typed:]
-    lines = first_lines(text, ends) if task.by_lines else None
+    lines = first_lines(text, ends, 1 if early else ENOUGH_TOKENS) if task.by_lines else None
     if lines is not None:
         return _Piece(lines, num_tokens(lines, ends), settled=True, ghost=lines)
     return _Piece(text, num_tokens(text, ends), settled=False, ghost=ghost)

@@ -123,7 +123,7 @@ class Speculation:
             if guess and (tokens := self._tokens(guess.text, whole=guess.whole)):
                 drafts.append(Draft(source.name, tokens, guess.matched))
         if self._to_heal:
-            drafts.append(Draft(HEALING, (self._prompt.healed_token,), len(self._to_heal) * 8))
+            drafts.append(Draft(HEALING, (self._prompt.healed_token,), 8 * self._to_heal[-1:].isalnum()))
         return drafts
 
     def _tokens(self, text: str, *, whole: bool) -> tuple[int, ...]:

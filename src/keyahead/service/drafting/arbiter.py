@@ -84,7 +84,7 @@ class StepCost:
         spread = self.squares * self.weight - self.drafts**2
         # Without any spread in what was measured, a draft is taken to cost a twentieth of a step.
         slope = (self.products * self.weight - self.drafts * self.times) / spread if spread > 1e-6 else mean / 20
-        return max(mean / 4, mean + max(0.0, slope) * (drafts - self.drafts / self.weight))
+        return max(mean / 10, mean + max(0.0, slope) * (drafts - self.drafts / self.weight))
 
 
 @dataclass(slots=True)
