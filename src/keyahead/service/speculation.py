@@ -46,7 +46,7 @@ class Speculation:
         self, prompt: Prompt, written: str, decoding: Decoding, tokenizer: Tokenizer, sources: Sequence[Source], arbiter: Arbiter, most: int
     ) -> None:
         """`written` is the document before the cursor; `most` is how many drafts the engine verifies in one step."""
-        self._prompt = prompt
+        self.prompt = prompt
         self._written = written
         self._decoding = decoding
         self._tokenizer = tokenizer
@@ -63,7 +63,7 @@ class Speculation:
     @property
     def input_ids(self) -> tuple[int, ...]:
         """What the next call continues."""
-        return (*self._prompt.tokens, *self._decoding.tokens)
+        return (*self.prompt.tokens, *self._decoding.tokens)
 
     def next_call(self) -> Call:
         """The call to make now; there is one as long as the decoding is not finished."""
@@ -123,7 +123,7 @@ class Speculation:
             if guess and (tokens := self._tokens(guess.text, whole=guess.whole)):
                 drafts.append(Draft(source.name, tokens, guess.matched))
         if self._to_heal:
-            drafts.append(Draft(HEALING, (self._prompt.healed_token,), 8 * self._to_heal[-1:].isalnum()))
+            drafts.append(Draft(HEALING, (self.prompt.healed_token,), 8 * self._to_heal[-1:].isalnum()))
         return drafts
 
     def _tokens(self, text: str, *, whole: bool) -> tuple[int, ...]:
