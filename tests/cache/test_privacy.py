@@ -10,7 +10,7 @@ import pytest
 from keyahead.cache import CacheSettings, Entry, Scope, open_cache
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import RedisServer
+    from tests.cache.servers import RedisServer
 
 
 @pytest.mark.asyncio

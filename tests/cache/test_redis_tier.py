@@ -12,7 +12,8 @@ from keyahead.cache import CacheSettings, Entry, PrefixCache, RedisSettings, Sco
 from keyahead.cache.redis_tier import MAX_READS
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import Recorder, RedisServer
+    from tests.cache.conftest import Recorder
+    from tests.cache.servers import RedisServer
 
 SCOPE = Scope("acme", "0123456789ab", "1", "")
 ENTRY = Entry("alpha + beta", "stop", 3, (5, 7, 12))

@@ -12,7 +12,8 @@ import pytest_asyncio
 from keyahead.cache import CacheSettings, Entry, Hit, PrefixCache, Scope, open_cache
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import Recorder, RedisServer
+    from tests.cache.conftest import Recorder
+    from tests.cache.servers import RedisServer
 
 SCOPE = Scope("acme", "0123456789ab", "1", "single_line")
 PREFIX, SUFFIX = "def area(r):\n    return ", "\n\nprint(area(2))\nprint(area(3))\nprint(area(4))\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ def url(tmp_path: Path) -> Iterator[str]:
     """The address of a started server, which may not be ready yet."""
     program = redis.install(RichProgress(), offline=False)
     socket = tmp_path / "r.sock"
-    with subprocess.Popen(redis.command(program, socket, 0), stdout=subprocess.DEVNULL) as server:
+    environment = {**os.environ, **program.environment}
+    with subprocess.Popen(redis.command(program, socket, 0), env=environment, stdout=subprocess.DEVNULL) as server:
         yield f"unix://{socket}"
         server.kill()
 

@@ -1,0 +1,36 @@
+"""The few commands the cache needs, and how a batch of them is sent: in one message, with errors as replies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Command = tuple[str | bytes | int, ...]
+"""The command's name, its key if it has one, its arguments."""
+Group = Sequence[Command]
+"""Commands about one key that belong together: one alone, or a transaction."""
+
+
+def transaction(commands: Group) -> Group:
+    """The commands as one step for everybody else."""
+    return (("MULTI",), *commands, ("EXEC",))
+
+
+def key_of(group: Group) -> str | bytes | int:
+    """The key that a group is about."""
+    return next(command[1] for command in group if len(command) > 1)
+
+
+async def send(pipeline: Any, groups: Sequence[Group], **target: Any) -> list[Any]:
+    """Send all groups in one message; for each the last reply or, if there was one, the first error. Raises errors of the connection."""
+    for group in groups:
+        for command in group:
+            pipeline.execute_command(*command, **target)
+    replies = iter(await pipeline.execute(raise_on_error=False))
+    return [_outcome([next(replies) for _ in group]) for group in groups]
+
+
+def _outcome(replies: list[Any]) -> Any:
+    last = replies[-1]
+    inner = last if isinstance(last, list) else []  # EXEC answers for each command of its transaction
+    return next((reply for reply in (*replies, *inner) if isinstance(reply, Exception)), last)
