@@ -14,14 +14,14 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError, ResponseError
 
-from keyahead.cache.redis_commands import Group, key_of, send
+from keyahead.cache.redis_commands import Group, key_of, outcomes, queue
 
 # The map is asked for anew after a failure, but not more often than this: reading one takes some milliseconds of the event loop.
 REFRESH_S = 1.0
-# IndexError is what redis-py makes of a cluster whose map names no primary yet.
-_MAP_ERRORS = (RedisError, OSError, IndexError)
+# redis-py's cluster error is none of its RedisErrors, and IndexError is what it makes of a map that names no primary yet.
+_ERRORS = (RedisError, RedisClusterException, OSError, IndexError)
 
 
 class ClusterLink:
@@ -38,7 +38,7 @@ class ClusterLink:
         """See Link. One round trip, and one more for what is redirected: a slot has moved, or is being moved."""
         try:
             await self._client.initialize()
-        except _MAP_ERRORS as error:
+        except _ERRORS as error:
             return [error] * len(groups)
         results: list[Any] = [None] * len(groups)
         await self._deliver({number: self._node_of(group) for number, group in enumerate(groups)}, groups, results)
@@ -67,17 +67,20 @@ class ClusterLink:
         await asyncio.gather(*(self._deliver_to(node, its, groups, results) for node, its in numbers.items()))
 
     async def _deliver_to(self, node: ClusterNode, numbers: list[int], groups: Sequence[Group], results: list[Any]) -> None:
+        its = [groups[number] for number in numbers]
         try:
-            replies = await send(self._client.pipeline(), [groups[number] for number in numbers], target_nodes=node)
-        except (RedisError, OSError) as error:
-            replies = [error] * len(numbers)
+            pipeline = self._client.pipeline()
+            queue(pipeline, its, target_nodes=node)
+            replies = outcomes(its, await pipeline.execute(raise_on_error=False, allow_redirections=False))
+        except _ERRORS as error:
+            replies = [error] * len(its)
         for number, reply in zip(numbers, replies, strict=True):
             results[number] = reply
 
     def _node_of(self, group: Group) -> ClusterNode | Exception:
         try:
             return self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key_of(group)))
-        except (RedisError, KeyError) as error:  # nobody has the slot
+        except (*_ERRORS, KeyError) as error:  # nobody has the slot
             return RedisError(type(error).__name__)
 
     async def _redirect(self, error: AskError) -> ClusterNode | Exception:
@@ -95,5 +98,5 @@ class ClusterLink:
     async def _read_map(self) -> None:
         try:
             await self._client.nodes_manager.initialize(additional_startup_nodes_info=self._hosts)
-        except _MAP_ERRORS:
+        except _ERRORS:
             return  # the old map stays, and the next failure asks again

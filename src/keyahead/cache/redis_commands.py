@@ -1,8 +1,8 @@
-"""The few commands the cache needs, and how a batch of them is sent: in one message, with errors as replies."""
+"""The few commands the cache needs, and how groups of them go into one message and come out of its replies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Command = tuple[str | bytes | int, ...]
@@ -21,13 +21,17 @@ def key_of(group: Group) -> str | bytes | int:
     return next(command[1] for command in group if len(command) > 1)
 
 
-async def send(pipeline: Any, groups: Sequence[Group], **target: Any) -> list[Any]:
-    """Send all groups in one message; for each the last reply or, if there was one, the first error. Raises errors of the connection."""
+def queue(pipeline: Any, groups: Sequence[Group], **target: Any) -> None:
+    """Put all groups into a pipeline of redis-py."""
     for group in groups:
         for command in group:
             pipeline.execute_command(*command, **target)
-    replies = iter(await pipeline.execute(raise_on_error=False))
-    return [_outcome([next(replies) for _ in group]) for group in groups]
+
+
+def outcomes(groups: Sequence[Group], replies: Iterable[Any]) -> list[Any]:
+    """For each group its last reply or, if there was one, its first error."""
+    rest = iter(replies)
+    return [_outcome([next(rest) for _ in group]) for group in groups]
 
 
 def _outcome(replies: list[Any]) -> Any:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from keyahead.cache.redis_cluster import ClusterLink
-from keyahead.cache.redis_commands import Group, send
+from keyahead.cache.redis_commands import Group, outcomes, queue
 
 _SENTINEL_PORT = 26379
 _REDIS_PORT = 6379
@@ -49,7 +49,9 @@ class SingleLink:
     async def run(self, groups: Sequence[Group]) -> list[Any]:
         """See Link."""
         try:
-            return await send(self._client.pipeline(transaction=False), groups)
+            pipeline = self._client.pipeline(transaction=False)
+            queue(pipeline, groups)
+            return outcomes(groups, await pipeline.execute(raise_on_error=False))
         except (RedisError, OSError) as error:
             return [error] * len(groups)
 
@@ -119,7 +121,8 @@ def _parse(protocol: str, rest: str, port: int) -> tuple[list[tuple[str, int]], 
     authority, _, path = place.partition("/")
     credentials, at, hosts = authority.rpartition("@")
     options = dict(parse_url(f"{protocol}://{credentials}{at}host?{query}"))
-    del options["host"]
+    if options.pop("host", None) is None:  # a socket
+        raise ValueError
     if options.pop("connection_class", None) is SSLConnection:
         options["ssl"] = True
     return [_host(host, port) for host in hosts.split(",")], path.strip("/"), options
