@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 # No waiting when it is closed: the other side sees a reset.
 _ABRUPTLY = struct.pack("ii", 1, 0)
@@ -18,6 +18,14 @@ class Proxy:
 
     def __init__(self, upstream: int = 0) -> None:
         self.upstream = upstream
+        self.requests: list[bytes] = []
+        """What clients have sent, message by message."""
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
+        self.heal()
+
+    def heal(self) -> None:
+        """End all faults."""
         self.delay_s = 0.0
         """How long each reply is held back."""
         self.black_hole = False
@@ -26,9 +34,8 @@ class Proxy:
         """Reset the connection once so many bytes of a reply have been sent."""
         self.trickle_bytes: int | None = None
         """Send replies in pieces of this size."""
-        self.requests: list[bytes] = []
-        """What clients have sent, message by message."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.pause_s = 0.0
+        """Wait so long after each piece."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -37,26 +44,36 @@ class Proxy:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._connections:
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.wait(self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection
+        self._connections.add(connection)
+        try:
+            await self._relay(reader, writer)
+        finally:
+            _reset(writer)
+            await asyncio.sleep(0)  # closing takes a turn of the loop
+            self._connections.discard(connection)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream, to_redis = await asyncio.open_connection("127.0.0.1", self.upstream)
         except OSError:
-            _reset(writer)
             return
         up = asyncio.create_task(_pump(reader, lambda data: self._send_on(data, to_redis)))
         down = asyncio.create_task(_pump(upstream, lambda data: self._send_back(data, writer)))
-        self._tasks |= {up, down}
-        try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (up, down):
-                task.cancel()
-            _reset(writer)
-            to_redis.close()
+        self._pumps |= {up, down}
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        for pump in (up, down):
+            pump.cancel()
+        await asyncio.wait({up, down})
+        self._pumps -= {up, down}
+        to_redis.close()
 
     async def _send_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
         self.requests.append(data)
@@ -75,7 +92,7 @@ class Proxy:
         step = self.trickle_bytes or len(data)
         for start in range(0, len(data), step):
             writer.write(data[start : start + step])
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.pause_s)
 
 
 async def _pump(reader: asyncio.StreamReader, forward: Callable[[bytes], Awaitable[None]]) -> None:
@@ -87,5 +104,6 @@ async def _pump(reader: asyncio.StreamReader, forward: Callable[[bytes], Awaitab
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPTLY)
-    writer.transport.abort()
+    if not writer.transport.is_closing():
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABRUPTLY)
+        writer.transport.abort()
