@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,11 @@ def _quoted(value: object) -> str:
 class Cluster:
     """Three servers that share the slots among them."""
 
-    def __init__(self, folder: Path, announced: tuple[int, ...] = (), **options: object) -> None:
-        """`announced`: ports, such as those of proxies, at which clients are told to find the servers."""
-        common = {"cluster_enabled": "yes", "cluster_node_timeout": 2000, **options}
+    def __init__(self, folder: Path, options: Sequence[Mapping[str, object]] = ({}, {}, {})) -> None:
+        """`options`: settings of redis.conf for each server."""
+        common = {"cluster_enabled": "yes", "cluster_node_timeout": 2000}
         self.nodes = [
-            RedisServer(folder / f"node{n}", cluster_port=free_port(), **common, **({"cluster_announce_port": announced[n]} if announced else {}))
-            for n in range(3)
+            RedisServer(folder / f"node{number}", cluster_port=free_port(), **common, **own) for number, own in enumerate(options)
         ]
         first = self.nodes[0]
         bounds = [0, 5461, 10923, 16384]

@@ -28,7 +28,8 @@ async def test_a_look_up_is_one_round_trip(tmp_path: Path) -> None:
     """All nine lists of a look-up are asked for in one message to one node."""
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(Proxy()) for _ in range(3)]
-        cluster = await asyncio.to_thread(Cluster, tmp_path, tuple(proxy.port for proxy in proxies))
+        # Clients are told to find the nodes at the proxies.
+        cluster = await asyncio.to_thread(Cluster, tmp_path, [{"cluster_announce_port": proxy.port} for proxy in proxies])
         stack.callback(cluster.close)
         for proxy, node in zip(proxies, cluster.nodes, strict=True):
             proxy.upstream = node.port
