@@ -16,6 +16,7 @@ from tests.cache.servers import Cluster, RedisServer, Watched
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """An empty server."""

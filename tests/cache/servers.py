@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: one, a cluster of three, and a primary with replica and Sentinel, on free ports of the loopback interface."""
+"""Real Redis servers for tests, on free ports of the loopback interface: one, a cluster of three, a primary with replica and Sentinel."""
 
 from __future__ import annotations
 
@@ -116,8 +116,7 @@ class RedisServer:
 
 
 def _quoted(value: object) -> str:
-    text = str(value)
-    return text if text else '""'
+    return str(value) or '""'
 
 
 class Cluster:
@@ -168,8 +167,8 @@ class Watched:
     """A primary, its replica, and a Sentinel that makes the replica the primary when the first one is silent."""
 
     def __init__(self, folder: Path) -> None:
-        self.primary = RedisServer(folder / "primary")
-        self.replica = RedisServer(folder / "replica", replicaof=f"127.0.0.1 {self.primary.port}", repl_diskless_sync_delay=0)
+        self.primary = RedisServer(folder / "primary", repl_diskless_sync_delay=0)
+        self.replica = RedisServer(folder / "replica", replicaof=f"127.0.0.1 {self.primary.port}")
         monitor = {
             "sentinel monitor main": f"127.0.0.1 {self.primary.port} 1",
             "sentinel down-after-milliseconds main": 500,

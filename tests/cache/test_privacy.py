@@ -44,7 +44,7 @@ class Monitor:
 async def test_a_canary_is_nowhere_to_be_seen(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A unique word in the text, the completion and the tenant is not in what Redis is sent, holds, dumps or logs, nor in our log or metrics.
+    """A unique word in text, completion and tenant is not in what Redis is sent, holds, dumps or logs, nor in our log or metrics.
 
     That includes what is said and counted when Redis is lost in between.
     """

@@ -51,6 +51,19 @@ def test_a_server_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
         probes.require_redis(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("redis+cluster://user:secret@one:7000,two:7000?a=b", "redis://user:secret@one:7000?a=b"),
+        ("rediss+sentinel://user:secret@one:26379,two:26379/main/1?a=b", "rediss://one:26379?a=b"),
+    ],
+)
+def test_of_many_servers_the_first_is_asked(url: str, asked: str) -> None:
+    """The operator's address may be that of a cluster or of Sentinels, which are asked without credentials."""
+    assert probes._one_server(url) == asked
+
+
 def test_a_program_that_does_not_run_is_told() -> None:
     """For example one whose libraries are missing."""
     with pytest.raises(SetupError, match=r"does not run on this machine .*: install redis-server"):

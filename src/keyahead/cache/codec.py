@@ -46,12 +46,13 @@ class Codec:
         return self._cipher.encrypt(_encoder.encode(record), [pack(anchor.fields())])
 
     def open(self, anchor: Anchor, values: Iterable[bytes]) -> list[Candidate]:
-        """The candidates in the values of an anchor. Raises BadValue if one is damaged, of another format, or was stored for another text."""
+        """The candidates in an anchor's values. Raises BadValue if one is damaged, of another format, or was stored for another text."""
         place = [pack(anchor.fields())]
         try:
             records = [_decoder.decode(self._cipher.decrypt(value, place)) for value in values]
         except (InvalidTag, ValueError, msgspec.DecodeError) as error:
             raise BadValue(type(error).__name__) from None
         return [
-            Candidate(record.line, Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends)) for record in records
+            Candidate(record.line, Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends))
+            for record in records
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import count
@@ -88,7 +89,8 @@ class MemoryTier:
             if not slots:
                 del self._tenants[tenant]
         while self.size > self._max_bytes:
-            max(self._tenants.values(), key=lambda slots: slots.currsize).popitem()
+            with suppress(KeyError):  # its last ones have become too old meanwhile
+                max(self._tenants.values(), key=lambda slots: slots.currsize).popitem()
 
 
 def _size(anchor: Anchor, candidates: tuple[Candidate, ...]) -> int:

@@ -1,7 +1,8 @@
 """A Redis Cluster: each group goes to the node of its key's slot, one message for each node.
 
-redis-py's cluster client gives the map of slots and the connections. Its own redirection is not used: it sends what was redirected one by one,
-and ASKING on one connection but the command, if others are free, on another. Nor are its retries, between which it sleeps.
+redis-py's cluster client gives the map of slots and the connections. Its own redirection is not used: it sends what was redirected one by
+one, transactions torn apart, and ASKING on another connection than the command if more than one is free. Nor are its retries, between
+which it sleeps.
 """
 
 from __future__ import annotations

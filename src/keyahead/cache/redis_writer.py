@@ -12,7 +12,7 @@ from keyahead.cache.interface import CacheEvents
 from keyahead.cache.redis_commands import Group, transaction
 from keyahead.cache.redis_connect import Link
 
-# At most this many values wait (a few hundred bytes each) while Redis is slow; so many are sent at once, those for one server in one pipeline.
+# At most this many values wait (a few hundred bytes each) while Redis is slow; so many are sent at once, in one pipeline for each server.
 QUEUE_LIMIT = 512
 BATCH = 32
 # Values stored together do not expire together.

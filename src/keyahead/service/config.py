@@ -115,7 +115,7 @@ class ServiceConfig:
     """Certificate chain, PEM; with tls_key."""
     tls_key: Path | None = _setting(None, Path, _file)
     tokens_file: Path | None = _setting(None, Path, _file)
-    """Who may call: lines `tenant:SHA-256 of the token in hexadecimal`, or `tenant/user:…`. None: no tokens, one tenant called `default`."""
+    """Who may call: lines `tenant:SHA-256 of the token in hexadecimal` or `tenant/user:…`. None: no tokens, one tenant called `default`."""
     isolate_users: bool = _setting(False, _boolean, _anything)
     """Keep the users of a tenant apart, too: none of them finds, or can time, what another one has caused to be cached."""
     allow_anonymous: bool = _setting(False, _boolean, _anything)
@@ -212,9 +212,13 @@ def read_tokens(path: Path, *, by_user: bool = False) -> tuple[tuple[str, bytes]
                 "names of [A-Za-z0-9._-] and 64 hexadecimal digits"
             )
         if by_user and "/" not in owner:
-            raise ConfigError(f"{name('tokens_file')} line {number} names no user; make it tenant/user:SHA256, or unset {name('isolate_users')}")
+            raise ConfigError(
+                f"{name('tokens_file')} line {number} names no user; make it tenant/user:SHA256, or unset {name('isolate_users')}"
+            )
         if tokens.setdefault(bytes.fromhex(digest), owner) != owner:
-            raise ConfigError(f"{name('tokens_file')} line {number} gives a token of an earlier line to somebody else; remove one of the lines")
+            raise ConfigError(
+                f"{name('tokens_file')} line {number} gives a token of an earlier line to somebody else; remove one of the lines"
+            )
     if not tokens:
         raise ConfigError(f"{name('tokens_file')} has no token; add a line tenant:SHA256")
     return tuple((owner if by_user else owner.partition("/")[0], digest) for digest, owner in tokens.items())
