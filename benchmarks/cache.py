@@ -80,14 +80,14 @@ async def timed(rounds: int, measures: Mapping[str, Callable[[], Awaitable[objec
 
 async def look_ups(url: str, rounds: int) -> list[Figure]:
     """What they cost, hits and misses."""
-    here, full = LINES + "    total = ", "# full\n" + LINES + "    total = "
+    here = LINES + "    total = "
     async with opened(url) as shared, opened(None) as memory, Redis.from_url(url, protocol=3) as client:
         for cache in (shared, memory):
             cache.store(SCOPE, here, "", COMPLETION)
             for lines in range(LOOKUP_PLACES):  # as full as nine places can be, and nothing fits
-                at = "\n".join(full.split("\n")[: -lines or None]) + ("\n" if lines else "")
+                at = here.rsplit("\n", lines)[0] + "\n" * (lines > 0)
                 for number in range(CANDIDATES):
-                    cache.store(SCOPE, at + f"other_{number}", "", COMPLETION)
+                    cache.store(SCOPE, at + f"other_{number}", "full", COMPLETION)
         await asyncio.sleep(0.5)  # the writes of a few dozen values
         hit = await shared.lookup(SCOPE, here + "coll", "", 1.0)
         assert hit, "Redis does not have what was stored"
@@ -96,7 +96,7 @@ async def look_ups(url: str, rounds: int) -> list[Figure]:
         for name, cache in (("memory", memory), ("redis", shared)):
             measures[f"{name}_hit"] = lambda cache=cache: cache.lookup(SCOPE, here + "coll", "", 1.0)  # type: ignore[misc]
             measures[f"{name}_miss"] = lambda cache=cache: cache.lookup(SCOPE, here, "elsewhere", 1.0)  # type: ignore[misc]
-            measures[f"{name}_full"] = lambda cache=cache: cache.lookup(SCOPE, full, "", 1.0)  # type: ignore[misc]
+            measures[f"{name}_full"] = lambda cache=cache: cache.lookup(SCOPE, here, "full", 1.0)  # type: ignore[misc]
         samples = await timed(rounds, measures)
     return [figure for name in samples for figure in cost(name, samples[name], samples["ping"])]
 

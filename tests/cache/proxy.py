@@ -1,13 +1,17 @@
-"""A TCP proxy in front of a Redis server, with faults that can be switched at any time."""
+"""TCP proxies in front of Redis servers, with faults that can be switched at any time."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.cache.servers import Cluster
 
 # No waiting when it is closed: the other side sees a reset.
 _ABRUPTLY = struct.pack("ii", 1, 0)
@@ -93,6 +97,18 @@ class Proxy:
         for start in range(0, len(data), step):
             writer.write(data[start : start + step])
             await asyncio.sleep(self.pause_s)
+
+
+@asynccontextmanager
+async def proxied_cluster(folder: Path) -> AsyncIterator[tuple[Cluster, list[Proxy]]]:
+    """A cluster whose nodes tell clients to find them at proxies."""
+    async with AsyncExitStack() as stack:
+        proxies = [await stack.enter_async_context(Proxy()) for _ in range(3)]
+        cluster = await asyncio.to_thread(Cluster, folder, [{"cluster_announce_port": proxy.port} for proxy in proxies])
+        stack.callback(cluster.close)
+        for proxy, node in zip(proxies, cluster.nodes, strict=True):
+            proxy.upstream = node.port
+        yield cluster, proxies
 
 
 async def _pump(reader: asyncio.StreamReader, forward: Callable[[bytes], Awaitable[None]]) -> None:

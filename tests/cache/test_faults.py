@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from keyahead.cache import PrefixCache
-from keyahead.cache.redis_connect import connect
+from keyahead.cache.redis_connect import Link, connect
 from tests.cache.lookups import BUDGET_S, fill, only_redis, text_at, until, until_found
-from tests.cache.proxy import Proxy
+from tests.cache.proxy import Proxy, proxied_cluster
 from tests.cache.servers import RedisServer, settings
 
 if TYPE_CHECKING:
     from tests.cache.conftest import Recorder
 
-FAULTS = {
+FAULTS: dict[str, dict[str, object]] = {
     "delay": {"delay_s": 0.2},
     "black hole": {"black_hole": True},
     "reset in mid-reply": {"cut_after": 3},
@@ -84,37 +86,62 @@ async def test_a_server_that_stops_and_comes_back(end: str, redis_server: RedisS
     await cache.aclose()
 
 
+class Hammer:
+    """Asks for nine lists at a time and checks that each reply is the one to its own command."""
+
+    names = tuple(f"c:{number}" for number in range(40))
+
+    def __init__(self, link: Link) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._link = link
+
+    async def fill(self) -> None:
+        groups = [[("RPUSH", name, *self._values(name))] for name in self.names]
+        assert await self._link.run(groups) == [8] * len(groups)
+
+    async def ask(self, first: int) -> None:
+        its = [self.names[(first + each) % len(self.names)] for each in range(9)]
+        replies: list[Any] = await self._link.run([[("LRANGE", name, 0, 7)] for name in its])
+        for name, reply in zip(its, replies, strict=True):
+            self.outcomes["lost" if isinstance(reply, Exception) else "right"] += 1
+            assert isinstance(reply, Exception) or reply == self._values(name)
+
+    async def strike(self, chance: random.Random) -> None:
+        """Ask six times at once, and cancel up to two of them after a moment."""
+        tasks = [asyncio.create_task(self.ask(chance.randrange(len(self.names)))) for _ in range(6)]
+        for _ in range(chance.randrange(12)):
+            await asyncio.sleep(0)
+        for task in tasks[: chance.randrange(3)]:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert ended is None or isinstance(ended, asyncio.CancelledError)
+            self.outcomes["cancelled"] += ended is not None
+
+    @staticmethod
+    def _values(name: str) -> list[bytes]:
+        return [f"{name} value {each}".encode() for each in range(8)]
+
+
 @pytest.mark.asyncio
-async def test_no_reply_reaches_the_wrong_request(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("topology", ["server", "cluster"])
+async def test_no_reply_reaches_the_wrong_request(topology: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Under resets in mid-reply, replies in pieces and cancels at any moment, every reply that arrives is the one to its own command.
 
     Below the tier, because that shields reads from cancels and its breaker would soon stop asking.
     """
-    names = [f"c:{number}" for number in range(40)]
-    for name in names:
-        redis_server.admin.rpush(name, *[f"{name} value {each}" for each in range(8)])
     chance = random.Random(3)
-    outcomes: Counter[str] = Counter()
-    async with Proxy(redis_server.port) as proxy:
-        link = connect(f"redis://127.0.0.1:{proxy.port}", 0.2, 8)
-
-        async def ask(first: int) -> None:
-            its = [names[(first + each) % len(names)] for each in range(9)]
-            replies: list[Any] = await link.run([[("LRANGE", name, 0, 7)] for name in its])
-            for name, reply in zip(its, replies, strict=True):
-                outcomes["lost" if isinstance(reply, Exception) else "right"] += 1
-                assert isinstance(reply, Exception) or reply == [f"{name} value {each}".encode() for each in range(8)]
-
+    async with AsyncExitStack() as stack:
+        if topology == "cluster":
+            _, proxies = await stack.enter_async_context(proxied_cluster(tmp_path))
+        else:
+            proxies = [await stack.enter_async_context(Proxy(request.getfixturevalue("redis_server").port))]
+        link = connect(f"redis{'+cluster' * (topology == 'cluster')}://127.0.0.1:{proxies[0].port}", 0.2, 8)
+        stack.push_async_callback(link.aclose)
+        hammer = Hammer(link)
+        await hammer.fill()
         for _ in range(150):
-            proxy.trickle_bytes = chance.choice([None, 7, 100])
-            proxy.cut_after = chance.choice([None, None, None, chance.randrange(4000)])
-            tasks = [asyncio.create_task(ask(chance.randrange(40))) for _ in range(6)]
-            for _ in range(chance.randrange(12)):
-                await asyncio.sleep(0)
-            for task in tasks[: chance.randrange(3)]:
-                task.cancel()
-            for ended in await asyncio.gather(*tasks, return_exceptions=True):
-                assert ended is None or isinstance(ended, asyncio.CancelledError)
-                outcomes["cancelled"] += ended is not None
-        await link.aclose()
-    assert min(outcomes["right"], outcomes["lost"], outcomes["cancelled"]) > 50
+            for proxy in proxies:
+                proxy.trickle_bytes = chance.choice([None, 7, 100])
+                proxy.cut_after = chance.choice([None, None, None, chance.randrange(4000)])
+            await hammer.strike(chance)
+    assert min(hammer.outcomes[each] for each in ("right", "lost", "cancelled")) > 50

@@ -59,7 +59,8 @@ async def test_a_canary_is_nowhere_to_be_seen(
     assert await cache.lookup(SCOPE, PREFIX, SUFFIX, 2.0)
     sent, kept = monitor.seen(), redis_server.dump()
     (name,) = redis_server.admin.keys("*")
-    held = [name, *redis_server.admin.lrange(name, 0, -1)]
+    assert isinstance(name, bytes)
+    held: list[bytes] = [name, *redis_server.admin.lrange(name, 0, -1)]
     redis_server.kill()
     assert await cache.lookup(SCOPE, PREFIX, SUFFIX, 2.0) is None
     cache.store(SCOPE, PREFIX, SUFFIX, Entry(f"{CANARY}()", "stop", 1, ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import pytest
 from keyahead.cache import Entry, PrefixCache
 from keyahead.cache.redis_tier import MAX_READS
 from tests.cache.lookups import BUDGET_S, SCOPE, fill, only_redis, text_at, until, until_found
-from tests.cache.proxy import Proxy
+from tests.cache.proxy import proxied_cluster
 from tests.cache.servers import Cluster, RedisServer, settings
 
 if TYPE_CHECKING:
@@ -26,13 +25,7 @@ PREFIXES = [f"step_{n}()\nx = " for n in range(20)]
 @pytest.mark.asyncio
 async def test_a_look_up_is_one_round_trip(tmp_path: Path) -> None:
     """All nine lists of a look-up are asked for in one message to one node."""
-    async with AsyncExitStack() as stack:
-        proxies = [await stack.enter_async_context(Proxy()) for _ in range(3)]
-        # Clients are told to find the nodes at the proxies.
-        cluster = await asyncio.to_thread(Cluster, tmp_path, [{"cluster_announce_port": proxy.port} for proxy in proxies])
-        stack.callback(cluster.close)
-        for proxy, node in zip(proxies, cluster.nodes, strict=True):
-            proxy.upstream = node.port
+    async with proxied_cluster(tmp_path) as (_, proxies):
         address = settings(f"redis+cluster://127.0.0.1:{proxies[0].port}")
         await fill(address, "a = ")
         cache = only_redis(address)

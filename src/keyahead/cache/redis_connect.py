@@ -102,7 +102,7 @@ def _sentinel(protocol: str, rest: str, options: dict[str, Any]) -> SingleLink:
         raise ValueError
     # The credentials are those of the Redis servers; Sentinels are asked without.
     tls = {name: value for name, value in own.items() if name.startswith("ssl")}
-    sentinel = Sentinel(hosts, sentinel_kwargs={**options, **tls})
+    sentinel = Sentinel(hosts, sentinel_kwargs={**options, **tls})  # type: ignore[no-untyped-call]  # redis-py has no types there
     return SingleLink(sentinel.master_for(service, **options, **own, db=int(database or 0)), sentinel)
 
 

@@ -43,8 +43,8 @@ class RedisSettings:
     ttl_s: float = 3600.0
     """How long after the last store at a place its completions are kept, in seconds, give or take a tenth."""
     quota_bytes_per_s: float = 256 * 1024
-    """What one tenant may write for long, in bytes of names and sealed values a second. An answer of 11 tokens takes 134, and inside a burst a
-    key comes every 232 ms: this is some 450 typists at once, none of whom ever hits."""
+    """What one tenant may write for long, in bytes of names and sealed values a second. An answer of 11 tokens takes 134, and inside a
+    burst a key comes every 232 ms: this is some 450 typists at once, none of whom ever hits."""
     quota_burst_bytes: float = 4 * 1024 * 1024
     """What one tenant may write at once."""
 
