@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyahead.cache import PrefixCache
+from keyahead.cache.redis_commands import Group
 from keyahead.cache.redis_connect import Link, connect
 from tests.cache.lookups import BUDGET_S, fill, only_redis, text_at, until, until_found
 from tests.cache.proxy import Proxy, proxied_cluster
@@ -96,7 +97,7 @@ class Hammer:
         self._link = link
 
     async def fill(self) -> None:
-        groups = [[("RPUSH", name, *self._values(name))] for name in self.names]
+        groups: list[Group] = [[("RPUSH", name, *self._values(name))] for name in self.names]
         assert await self._link.run(groups) == [8] * len(groups)
 
     async def ask(self, first: int) -> None:
