@@ -117,11 +117,8 @@ def cost(name: str, values: list[float], ping: list[float]) -> list[Figure]:
     """Median and 99th percentile, and the ratio of the medians to that of a PING."""
     p50, p99, base = statistics.median(values), statistics.quantiles(values, n=100)[98], statistics.median(ping)
     meaning = MEANINGS[name]
-    return [
-        Figure(f"{name}_p50", f"{meaning}, p50", p50, "ms"),
-        Figure(f"{name}_p99", f"{meaning}, p99", p99, "ms"),
-        Figure(f"{name}_ratio", f"{meaning}, p50", p50 / base, "x", "PING, p50"),
-    ]
+    times = [Figure(f"{name}_p50", f"{meaning}, p50", p50, "ms"), Figure(f"{name}_p99", f"{meaning}, p99", p99, "ms")]
+    return times if values is ping else [*times, Figure(f"{name}_ratio", f"{meaning}, p50", p50 / base, "x", "PING, p50")]
 
 
 def in_memory() -> Figure:
