@@ -25,7 +25,7 @@ CANDIDATE = Candidate("x = ", Entry("canary_value()", "stop", 2, (6, 14)))
 @given(ANCHORS, CANDIDATES)
 def test_what_is_sealed_opens(anchor: Anchor, candidate: Candidate) -> None:
     """Any candidate comes back as it was."""
-    assert CODEC.open(anchor, CODEC.seal(anchor, candidate)) == candidate
+    assert CODEC.open(anchor, [CODEC.seal(anchor, candidate)]) == [candidate]
 
 
 @given(ANCHORS, ANCHORS, CANDIDATES)
@@ -34,7 +34,7 @@ def test_a_value_opens_at_its_own_anchor_only(anchor: Anchor, other: Anchor, can
     value = CODEC.seal(anchor, candidate)
     if other != anchor:
         with pytest.raises(BadValue):
-            CODEC.open(other, value)
+            CODEC.open(other, [value])
 
 
 @given(st.data())
@@ -45,13 +45,13 @@ def test_damage_is_noticed(data: st.DataObject) -> None:
     changed = value[:at] + bytes([value[at] ^ data.draw(st.integers(1, 255))]) + value[at + 1 :]
     for bad in (changed, value[:at]):
         with pytest.raises(BadValue):
-            CODEC.open(ANCHOR, bad)
+            CODEC.open(ANCHOR, [bad])
 
 
 def test_another_server_key_opens_nothing() -> None:
     """Values written under a former key are bad values, not errors."""
     with pytest.raises(BadValue):
-        Codec(Keyring(b"l" * 32)).open(ANCHOR, CODEC.seal(ANCHOR, CANDIDATE))
+        Codec(Keyring(b"l" * 32)).open(ANCHOR, [CODEC.seal(ANCHOR, CANDIDATE)])
 
 
 def test_equal_candidates_give_equal_values_at_one_anchor_only() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from keyahead.cache.anchors import CANDIDATES, Candidate, locate
-from keyahead.cache.interface import Entry, Scope
+from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, locate
+from keyahead.cache.interface import Entry, Neighbour, Scope
 from keyahead.cache.memory import MemoryTier
 
 TTL_S = 60.0
@@ -25,12 +28,20 @@ def entry(text: str) -> Entry:
     return Entry(text, "stop", 1, (len(text),))
 
 
-def put(tier: MemoryTier, prefix: str, text: str, scope: Scope = SCOPE, suffix: str = "") -> None:
+class Tier(Protocol):
+    """What the model is held against."""
+
+    def put(self, anchor: Anchor, candidate: Candidate) -> None: ...
+
+    def find(self, places: Iterable[Place]) -> Found | None: ...
+
+
+def put(tier: Tier, prefix: str, text: str, scope: Scope = SCOPE, suffix: str = "") -> None:
     here = locate(scope, prefix, suffix)[0]
     tier.put(here.anchor, Candidate(here.since, entry(text)))
 
 
-def find(tier: MemoryTier, prefix: str, scope: Scope = SCOPE, suffix: str = "") -> str | None:
+def find(tier: Tier, prefix: str, scope: Scope = SCOPE, suffix: str = "") -> str | None:
     found = tier.find(locate(scope, prefix, suffix))
     return found.remainder().text if found else None
 
@@ -41,8 +52,14 @@ class AgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.tier = MemoryTier(1 << 20, TTL_S, clock=lambda: self.now)
+        self.tier = self.make_tier()
         self.stored: list[tuple[Scope, str, str, str]] = []
+
+    def make_tier(self) -> Tier:
+        return MemoryTier(1 << 20, TTL_S, clock=lambda: self.now)
+
+    def forget(self) -> None:
+        self.now += TTL_S
 
     @rule(scope=SCOPES, prefix=TEXTS, suffix=SUFFIXES, text=TEXTS.filter(bool))
     def store(self, scope: Scope, prefix: str, suffix: str, text: str) -> None:
@@ -57,7 +74,7 @@ class AgainstModel(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        self.now += TTL_S
+        self.forget()
         self.stored.clear()
 
     @rule(scope=SCOPES, prefix=TEXTS, suffix=SUFFIXES)
@@ -102,6 +119,78 @@ def test_the_least_recently_used_goes_first() -> None:
         assert find(tier, "first = ", suffix="one") == "1"
         put(tier, "x = ", "3", suffix=f"more {n}")
     assert find(tier, "second = ", suffix="two") is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3000)), max_size=80))
+def test_a_tenant_keeps_an_equal_share_whatever_the_others_do(stores: list[tuple[str, int]]) -> None:
+    """The tier never holds too much, and a tenant that has lost anything holds no less than its share, but for one entry's size."""
+    limit, largest = 24 * 1024, 5 * 1024
+    tier = MemoryTier(limit, TTL_S)
+    stored = Counter[str]()
+    for number, (tenant, length) in enumerate(stores):
+        put(tier, f"{number} = ", "x" * length, Scope(tenant, "m", "1", ""), suffix=str(number))
+        stored[tenant] += 1
+        assert tier.size <= limit
+    held = {tenant: slots for tenant, slots in tier._tenants.items() if slots}
+    for tenant, count in stored.items():
+        slots = held.get(tenant)
+        assert (slots is not None and len(slots) == count) or int(slots.currsize if slots else 0) >= limit / len(stored) - largest
+
+
+def test_one_tenant_may_use_all_that_nobody_else_wants() -> None:
+    """Alone, a tenant fills the tier; when another one comes, it finds room at the first one's expense."""
+    tier = MemoryTier(64 * 1024, TTL_S)
+    for number in range(200):
+        put(tier, "x = ", "1", suffix=f"# {number}")
+    alone = len(tier)
+    assert tier.size > 60 * 1024
+    quiet = Scope("quiet", "m", "1", "")
+    put(tier, "y = ", "2", quiet)
+    for number in range(200):
+        put(tier, "x = ", "1", suffix=f"# more {number}")
+    assert find(tier, "y = ", quiet) == "2"
+    assert len(tier) >= alone - 2
+
+
+def test_what_is_too_old_makes_room_first() -> None:
+    """Nothing that still serves is given up while a tenant that left long ago holds anything."""
+    now = 0.0
+    tier = MemoryTier(16 * 1024, TTL_S, clock=lambda: now)
+    for number in range(5):
+        put(tier, "x = ", "1", Scope("left", "m", "1", ""), suffix=str(number))
+    now = TTL_S
+    for number in range(5):
+        put(tier, "x = ", "1", suffix=str(number))
+    put(tier, "x = ", "2" * 5000, suffix="large")
+    assert [find(tier, "x = ", suffix=str(number)) for number in range(5)] == ["1"] * 5
+
+
+def test_neighbours_are_all_that_hangs_near_whether_or_not_it_fits() -> None:
+    """Newest first over all lines, with what their lines held and what is there now; what hangs elsewhere is none."""
+    tier = MemoryTier(1 << 20, TTL_S)
+    put(tier, "a = ", "one\ntwo = 2")
+    put(tier, "a = one\nt", "hree = 3")
+    put(tier, "a = o", "ther")
+    put(tier, "b\na = ", "elsewhere")
+    places = locate(SCOPE, "a = one\ntwo", "")
+    assert tier.neighbours(places) == [
+        Neighbour("a = o", "ther", "a = one\ntwo"),
+        Neighbour("t", "hree = 3", "two"),
+        Neighbour("a = ", "one\ntwo = 2", "a = one\ntwo"),
+    ]
+    assert tier.neighbours(locate(Scope("b", "m", "1", ""), "a = one\ntwo", "")) == []
+
+
+def test_there_are_few_neighbours() -> None:
+    """However much hangs at the nine places, the newest eight are given, and one stored again counts as new."""
+    tier = MemoryTier(1 << 20, TTL_S)
+    for number in range(CANDIDATES):
+        put(tier, "", f"first {number}")
+    for number in range(3):
+        put(tier, "x\n", f"second {number}")
+    put(tier, "", "first 0")
+    texts = [neighbour.text for neighbour in tier.neighbours(locate(SCOPE, "x\n", ""))]
+    assert texts == ["first 0", "second 2", "second 1", "second 0", "first 7", "first 6", "first 5", "first 4"]
 
 
 def test_an_entry_expires() -> None:

@@ -8,77 +8,40 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keyahead.cache import CacheSettings, Entry, PrefixCache, RedisSettings, Scope, open_cache
+from keyahead.cache import CacheSettings, Entry, RedisSettings, open_cache
 from keyahead.cache.redis_tier import MAX_READS
+from tests.cache.lookups import BUDGET_S, SCOPE, fill, only_redis, text_at, until
+from tests.cache.proxy import Proxy
+from tests.cache.servers import settings
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import Recorder, RedisServer
+    from tests.cache.conftest import Recorder
+    from tests.cache.servers import RedisServer
 
-SCOPE = Scope("acme", "0123456789ab", "1", "")
 ENTRY = Entry("alpha + beta", "stop", 3, (5, 7, 12))
-BUDGET_S = 0.05
-
-
-def only_redis(settings: RedisSettings, events: Recorder | None = None) -> PrefixCache:
-    """A cache without memory, so that Redis has to answer."""
-    return open_cache(CacheSettings(memory_bytes=0, redis=settings), events)
-
-
-async def fill(server: RedisServer, *prefixes: str) -> None:
-    """Store for each prefix a completion that names it."""
-    cache = only_redis(server.settings())
-    for prefix in prefixes:
-        cache.store(SCOPE, prefix, "", Entry(f"answer to {prefix}", "stop", 1, ()))
-    await cache.aclose()
-
-
-async def text_at(cache: PrefixCache, prefix: str) -> str | None:
-    hit = await cache.lookup(SCOPE, prefix, "", 2.0)
-    return hit.entry.text if hit else None
-
-
-async def until(cache: PrefixCache, events: Recorder, state: str) -> None:
-    """Look up, as a typist would, until the breaker is in this state."""
-    give_up = time.monotonic() + 5
-    while not events.states or events.states[-1] != state:
-        assert time.monotonic() < give_up, f"the breaker does not get {state}: {events.states}"
-        await cache.lookup(SCOPE, "a = ", "", BUDGET_S)
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.asyncio
 async def test_a_look_up_is_one_round_trip(redis_server: RedisServer) -> None:
     """However many lines have been typed since, all is asked in one message and answered by what one message brings."""
-    await fill(redis_server, "a = ")
-    messages = []
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream, to_redis = await asyncio.open_connection("127.0.0.1", redis_server.port)
-        while message := await reader.read(1 << 20):
-            messages.append(message)
-            to_redis.write(message)
-            writer.write(await upstream.read(1 << 20))
-        writer.close()
-        to_redis.close()
-
-    async with await asyncio.start_server(relay, "127.0.0.1", 0) as proxy:
-        url = f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
-        cache = only_redis(RedisSettings(url, redis_server.settings().server_key, budget_s=2.0, socket_timeout_s=5.0))
+    await fill(redis_server.settings(), "a = ")
+    async with Proxy(redis_server.port) as proxy:
+        cache = only_redis(settings(f"redis://127.0.0.1:{proxy.port}/0"))
         assert await text_at(cache, "a = an")
-        del messages[:]
+        del proxy.requests[:]
         assert await text_at(cache, "a = answer to") == " a = "
         assert await text_at(cache, "x\n" * 20) is None
         await cache.aclose()
-    assert [message.count(b"LRANGE") for message in messages] == [1, 9]
+    assert [message.count(b"LRANGE") for message in proxy.requests] == [1, 9]
 
 
 @pytest.mark.asyncio
 async def test_a_tampered_value_is_a_miss_and_is_deleted(redis_server: RedisServer, events: Recorder) -> None:
     """Garbage, and a good value moved from another place, are never served."""
-    await fill(redis_server, "a = ")
+    await fill(redis_server.settings(), "a = ")
     (name,) = redis_server.admin.keys("*")
     good = redis_server.admin.lindex(name, 0)
-    await fill(redis_server, "top\nb = ")
+    await fill(redis_server.settings(), "top\nb = ")
     (other,) = set(redis_server.admin.keys("*")) - {name}
     redis_server.admin.execute_command("LSET", name, 0, b"garbage")
     redis_server.admin.execute_command("LPUSH", other, good)
@@ -95,7 +58,7 @@ async def test_a_tampered_value_is_a_miss_and_is_deleted(redis_server: RedisServ
 async def test_cancelled_look_ups_break_nothing(redis_server: RedisServer) -> None:
     """Cancelling at any moment costs no connection, and no caller ever gets another one's reply."""
     prefixes = [f"name_{n}\nx = " for n in range(50)]
-    await fill(redis_server, *prefixes)
+    await fill(redis_server.settings(), *prefixes)
     cache = only_redis(redis_server.settings())
     await asyncio.gather(*(text_at(cache, prefix) for prefix in prefixes[:MAX_READS]))
     before = redis_server.connections()
@@ -119,7 +82,7 @@ async def test_cancelled_look_ups_break_nothing(redis_server: RedisServer) -> No
 @pytest.mark.asyncio
 async def test_a_frozen_redis_is_a_miss_within_the_budget(redis_server: RedisServer, events: Recorder) -> None:
     """Nobody waits for the socket's own timeout, reads under way are limited, and the breaker opens; thawed, it serves again."""
-    await fill(redis_server, "a = ")
+    await fill(redis_server.settings(), "a = ")
     cache = only_redis(redis_server.settings(budget_s=BUDGET_S, socket_timeout_s=1.0), events)
     redis_server.freeze()
     started = time.monotonic()
@@ -167,25 +130,8 @@ async def test_redis_may_come_later(redis_server: RedisServer, events: Recorder)
     assert events.counts["write error"] == 1
 
 
-@pytest.mark.asyncio
-async def test_few_rights_are_enough(redis_server: RedisServer, events: Recorder) -> None:
-    """A Redis user that may only use the cache's own commands on the cache's own keys can do all."""
-    rights = ["+lrange", "+lrem", "+lpush", "+ltrim", "+pexpire", "+del", "+multi", "+exec"]
-    redis_server.admin.execute_command("ACL", "SETUSER", "cache", "on", ">secret", "~c:*", "-@all", *rights)
-    url = f"redis://cache:secret@127.0.0.1:{redis_server.port}/0"
-    cache = only_redis(RedisSettings(url, redis_server.settings().server_key, budget_s=2.0, socket_timeout_s=5.0), events)
-    cache.store(SCOPE, "a = ", "", ENTRY)
-    give_up = time.monotonic() + 5
-    while await text_at(cache, "a = ") != ENTRY.text:
-        assert time.monotonic() < give_up
-    await cache.aclose()
-    assert not {"read error", "write error"} & set(events.counts)
-
-
-def test_a_wrong_address_is_refused_without_showing_it() -> None:
-    """The error names the setting, and neither it nor the settings' own text shows a password or the key."""
-    settings = RedisSettings("http://user:hunter2@localhost", b"k" * 32)
-    with pytest.raises(ValueError, match="cache redis url: ") as error:
-        only_redis(settings)
-    assert "hunter2" not in f"{error.value}{settings!r}"
-    assert "kkkk" not in repr(settings)
+def test_settings_do_not_show_secrets() -> None:
+    """Neither a password in the address nor the key is in the settings' own text."""
+    shown = repr(RedisSettings("redis://user:hunter2@localhost", b"k" * 32))
+    assert "hunter2" not in shown
+    assert "kkkk" not in shown

@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from keyahead.cache.anchors import CANDIDATES
 from keyahead.cache.breaker import Breaker
+from keyahead.cache.redis_connect import connect
 from keyahead.cache.redis_writer import BATCH, QUEUE_LIMIT, RedisWriter
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import Recorder, RedisServer
+    from tests.cache.conftest import Recorder
+    from tests.cache.servers import RedisServer
 
 TTL_S = 100.0
 
 
 @pytest_asyncio.fixture
 async def writer(redis_server: RedisServer, events: Recorder) -> AsyncIterator[RedisWriter]:
-    """A writer with a client of its own."""
-    client = Redis(port=redis_server.port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0))
-    yield RedisWriter(client, Breaker(events.breaker), events, TTL_S)
-    await client.aclose()
+    """A writer with a connection of its own."""
+    link = connect(redis_server.url, timeout_s=0.2, max_connections=1)
+    yield RedisWriter(link, Breaker(events.breaker), events, TTL_S, patience_s=2.0)
+    await link.aclose()
 
 
 @pytest.mark.asyncio

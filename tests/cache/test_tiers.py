@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from keyahead.cache import CacheSettings, Entry, Hit, PrefixCache, Scope, open_cache
+from keyahead.cache import CacheSettings, Entry, Hit, Neighbour, PrefixCache, Scope, open_cache
 
 if TYPE_CHECKING:
-    from tests.cache.conftest import Recorder, RedisServer
+    from tests.cache.conftest import Recorder
+    from tests.cache.servers import RedisServer
 
 SCOPE = Scope("acme", "0123456789ab", "1", "single_line")
 PREFIX, SUFFIX = "def area(r):\n    return ", "\n\nprint(area(2))\nprint(area(3))\nprint(area(4))\n"
@@ -49,6 +50,29 @@ async def test_scopes_are_apart(cache: PrefixCache, field: str) -> None:
     assert await stored(cache, SCOPE)
     assert await cache.lookup(replace(SCOPE, **{field: "other"}), PREFIX, SUFFIX, BUDGET_S) is None
     assert await cache.lookup(SCOPE, PREFIX, SUFFIX, BUDGET_S)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("one", "other"), [("acme", "beta"), ("acme/ann", "acme/bob"), ("acme", "acme/ann"), ("org_1/2345", "org_12345/"), ("a/bc", "ab/c")]
+)
+async def test_tenants_and_users_are_apart(cache: PrefixCache, one: str, other: str) -> None:
+    """A then B misses, A then A hits, at every tier; and the neighbours of one are not told to the other."""
+    ours, theirs = replace(SCOPE, tenant=one), replace(SCOPE, tenant=other)
+    assert await stored(cache, ours)
+    assert await cache.lookup(theirs, PREFIX, SUFFIX, BUDGET_S) is None
+    assert cache.neighbours(theirs, PREFIX, SUFFIX) == []
+    assert await cache.lookup(ours, PREFIX, SUFFIX, BUDGET_S)
+
+
+@pytest.mark.asyncio
+async def test_neighbours_come_from_memory(events: Recorder) -> None:
+    """What no longer fits is still told; looking costs no event."""
+    cache = open_cache(CacheSettings(), events)
+    cache.store(SCOPE, PREFIX, SUFFIX, ENTRY)
+    assert cache.neighbours(SCOPE, PREFIX + "3.14", SUFFIX) == [Neighbour("    return ", ENTRY.text, "    return 3.14")]
+    assert events.counts == {}
+    await cache.aclose()
 
 
 @pytest.mark.asyncio

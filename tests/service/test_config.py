@@ -70,6 +70,7 @@ def test_variables_of_other_parts_are_let_be(variable: str, tmp_path: Path) -> N
         ("model_folder", Path("missing")),
         ("model_version", "xyz"),
         ("redis_url", "http://host"),
+        ("redis_url", "redis+other://host"),
         ("cache_key", b"short"),
         ("latency_budget_ms", 0),
         ("reserve_ms", 1001),
@@ -148,7 +149,39 @@ def test_tokens_are_read_with_comments_and_several_for_a_tenant(tmp_path: Path) 
     assert read_tokens(file) == (("acme", b"\xab" * 32), ("acme", b"\xcd" * 32), ("beta", b"\xef" * 32))
 
 
-@pytest.mark.parametrize("line", ["acme", "acme:xyz", f":{DIGEST}", f"a b:{DIGEST}", f"one:{DIGEST}\ntwo:{DIGEST}"])
+def test_users_are_told_apart_only_where_they_are_isolated(tmp_path: Path) -> None:
+    """The same file gives tenants, or tenants with their users."""
+    file = tmp_path / "tokens"
+    file.write_text(f"acme/ann:{DIGEST}\nacme/bob:{'CD' * 32}\n")
+    assert [owner for owner, _ in read_tokens(file)] == ["acme", "acme"]
+    assert [owner for owner, _ in read_tokens(file, by_user=True)] == ["acme/ann", "acme/bob"]
+    assert make(tmp_path, tokens_file=file, isolate_users=True).isolate_users
+
+
+def test_isolated_users_need_names(tmp_path: Path) -> None:
+    """Whoever asks for isolation and names no user would not get it; that is said at the start."""
+    file = tmp_path / "tokens"
+    file.write_text(f"acme/ann:{DIGEST}\nacme:{'CD' * 32}\n")
+    with pytest.raises(ConfigError, match=r"line 2 names no user"):
+        make(tmp_path, tokens_file=file, isolate_users=True)
+    with pytest.raises(ConfigError, match="isolate_users"):
+        make(tmp_path, isolate_users=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "acme",
+        "acme:xyz",
+        f":{DIGEST}",
+        f"a b:{DIGEST}",
+        f"acme/:{DIGEST}",
+        f"/ann:{DIGEST}",
+        f"a/b/c:{DIGEST}",
+        f"one:{DIGEST}\ntwo:{DIGEST}",
+        f"a/one:{DIGEST}\na/two:{DIGEST}",
+    ],
+)
 def test_a_bad_token_line_is_named_by_number_and_not_quoted(line: str, tmp_path: Path) -> None:
     """It may hold the token itself by mistake. One token cannot be two tenants'."""
     file = tmp_path / "tokens"

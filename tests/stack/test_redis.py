@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ def url(tmp_path: Path) -> Iterator[str]:
     """The address of a started server, which may not be ready yet."""
     program = redis.install(RichProgress(), offline=False)
     socket = tmp_path / "r.sock"
-    with subprocess.Popen(redis.command(program, socket, 0), stdout=subprocess.DEVNULL) as server:
+    environment = {**os.environ, **program.environment}
+    with subprocess.Popen(redis.command(program, socket, 0), env=environment, stdout=subprocess.DEVNULL) as server:
         yield f"unix://{socket}"
         server.kill()
 
@@ -47,6 +49,19 @@ def test_a_server_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
     assert not probes.redis_ready(url)
     with pytest.raises(SetupError, match=r"--redis-url does not answer .*: start it"):
         probes.require_redis(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("redis+cluster://user:secret@one:7000,two:7000?a=b", "redis://user:secret@one:7000?a=b"),
+        ("rediss+sentinel://user:secret@one:26379,two:26379/main/1?a=b", "rediss://one:26379?a=b"),
+    ],
+)
+def test_of_many_servers_the_first_is_asked(url: str, asked: str) -> None:
+    """The operator's address may be that of a cluster or of Sentinels, which are asked without credentials."""
+    assert probes._one_server(url) == asked
 
 
 def test_a_program_that_does_not_run_is_told() -> None:

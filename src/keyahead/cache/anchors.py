@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from keyahead.cache.interface import Entry, Scope
@@ -61,6 +61,8 @@ class Candidate:
     line: str
     """The text from the anchor to the cursor when the completion was asked."""
     entry: Entry
+    number: int = field(default=0, compare=False)
+    """Order of its arrival in this process's memory; no part of what it is."""
 
     def typed(self, since: str) -> int | None:
         """Characters of the completion typed by now, or None if it does not fit or has nothing left; deleted text is not wanted back."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
@@ -43,11 +45,14 @@ class Codec:
         record = _Record(candidate.line, entry.text, entry.finish_reason, entry.completion_tokens, entry.token_ends)
         return self._cipher.encrypt(_encoder.encode(record), [pack(anchor.fields())])
 
-    def open(self, anchor: Anchor, value: bytes) -> Candidate:
-        """The candidate in a value. Raises BadValue if it is damaged, of another format, or was stored for another text."""
+    def open(self, anchor: Anchor, values: Iterable[bytes]) -> list[Candidate]:
+        """The candidates in an anchor's values. Raises BadValue if one is damaged, of another format, or was stored for another text."""
+        place = [pack(anchor.fields())]
         try:
-            record = _decoder.decode(self._cipher.decrypt(value, [pack(anchor.fields())]))
+            records = [_decoder.decode(self._cipher.decrypt(value, place)) for value in values]
         except (InvalidTag, ValueError, msgspec.DecodeError) as error:
             raise BadValue(type(error).__name__) from None
-        entry = Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends)
-        return Candidate(record.line, entry)
+        return [
+            Candidate(record.line, Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends))
+            for record in records
+        ]

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 Tier = Literal["memory", "redis"]
 ReadOutcome = Literal["hit", "miss", "late", "error", "busy", "open"]
-WriteOutcome = Literal["stored", "dropped", "error"]
+WriteOutcome = Literal["stored", "dropped", "error", "over_quota"]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -53,11 +53,29 @@ class Hit:
     """Characters typed since the completion was stored; 0 when it was stored for exactly this position."""
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A completion that hangs near the cursor, whether or not it fits there."""
+
+    line: str
+    """The text from its anchor to the cursor when it was asked."""
+    text: str
+    """The whole completion."""
+    since: str
+    """The text from its anchor to the cursor now."""
+
+
 class PrefixCache(Protocol):
     """Completions by the text around the cursor."""
 
     async def lookup(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
         """The stored completion that continues `prefix`, or None. Never raises, and never waits longer than `budget_s` seconds."""
+        ...
+
+    def neighbours(self, scope: Scope, prefix: str, suffix: str) -> list[Neighbour]:
+        """What hangs at the places of a look-up, the newest first and at most 8, from memory alone: also what `lookup` would not offer,
+        because something else has been typed since.
+        """
         ...
 
     def store(self, scope: Scope, prefix: str, suffix: str, entry: Entry) -> None:
@@ -82,7 +100,7 @@ class CacheEvents:
         """Memory had nothing and Redis was asked, or would have been (`busy`: too many reads under way, `open`: breaker)."""
 
     def redis_write(self, outcome: WriteOutcome, count: int) -> None:
-        """So many completions were stored in Redis, dropped before they were sent, or lost in an error."""
+        """So many completions were stored in Redis, dropped before they were sent, lost in an error, or beyond their tenant's quota."""
 
     def breaker(self, state: BreakerState) -> None:
         """The breaker in front of Redis has changed to this state."""

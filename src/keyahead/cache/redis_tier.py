@@ -6,25 +6,24 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.maint_notifications import MaintNotificationsConfig
+from typing import Any
 
 from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, best
 from keyahead.cache.breaker import Breaker
 from keyahead.cache.codec import BadValue, Codec
 from keyahead.cache.interface import CacheEvents, ReadOutcome
 from keyahead.cache.keys import Keyring
+from keyahead.cache.quota import Quota
+from keyahead.cache.redis_connect import connect
 from keyahead.cache.redis_writer import RedisWriter
 
 # Reads under way at once; one more is a miss. Redis serves thousands a second on one connection, so this many means that it is stuck.
 MAX_READS = 32
-# Besides the reads: the writer and the probe.
+# Besides the reads: the writer and the probe. A cluster may have as many to each node.
 _MAX_CONNECTIONS = MAX_READS + 2
+# No read, write or probe outlives so many socket timeouts. One is enough for a server that is connected; finding the primary, or the map of
+# a cluster, takes some more when the servers asked first are dead.
+_LIFETIME = 10
 # What the probe reads: a list that does not exist.
 _PROBE = "c:probe"
 
@@ -34,7 +33,7 @@ class RedisSettings:
     """How Redis is used."""
 
     url: str = field(repr=False)
-    """redis://, rediss:// or unix:// address; may hold a password, so it is never shown."""
+    """Address of a server, of Sentinels or of a cluster, see `redis_connect`; may hold a password, so it is never shown."""
     server_key: bytes = field(repr=False)
     """Secret of at least 32 bytes shared by all service processes: whoever has it and the Redis data can read the completions."""
     budget_s: float = 0.010
@@ -43,25 +42,11 @@ class RedisSettings:
     """When a silent connection is given up, in seconds. Longer than the budget: a reply a little late does not cost a reconnection."""
     ttl_s: float = 3600.0
     """How long after the last store at a place its completions are kept, in seconds, give or take a tenth."""
-
-
-def _connect(settings: RedisSettings) -> Redis:
-    """A client that never retries and never waits long; it connects on first use. redis-py's own defaults wait 5 s, ten times over."""
-    try:
-        return Redis.from_url(
-            settings.url,
-            protocol=3,
-            socket_timeout=settings.socket_timeout_s,
-            socket_connect_timeout=settings.socket_timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-            max_connections=_MAX_CONNECTIONS,
-            # Neither introductions nor maintenance news: they cost a round trip on connecting, and rights the cache does not need else.
-            driver_info=None,
-            maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        )
-    except ValueError as error:
-        raise ValueError(f"cache redis url: {error}") from None
+    quota_bytes_per_s: float = 256 * 1024
+    """What one tenant may write for long, in bytes of names and sealed values a second. An answer of 11 tokens takes 134, and inside a
+    burst a key comes every 232 ms: this is some 450 typists at once, none of whom ever hits."""
+    quota_burst_bytes: float = 4 * 1024 * 1024
+    """What one tenant may write at once."""
 
 
 class RedisTier:
@@ -75,8 +60,10 @@ class RedisTier:
         self._budget_s = settings.budget_s
         self._events = events
         self._breaker = Breaker(events.breaker)
-        self._client = _connect(settings)
-        self._writer = RedisWriter(self._client, self._breaker, events, settings.ttl_s)
+        self._lifetime_s = _LIFETIME * settings.socket_timeout_s
+        self._link = connect(settings.url, settings.socket_timeout_s, _MAX_CONNECTIONS)
+        self._quota = Quota(settings.quota_bytes_per_s, settings.quota_burst_bytes)
+        self._writer = RedisWriter(self._link, self._breaker, events, settings.ttl_s, self._lifetime_s)
         self._reads: set[asyncio.Task[Found | None]] = set()
 
     async def find(self, places: list[Place], budget_s: float) -> Found | None:
@@ -90,15 +77,19 @@ class RedisTier:
         return read.result() if read.done() else None
 
     def put(self, anchor: Anchor, candidate: Candidate) -> None:
-        """Add a candidate, soon; dropped when Redis cannot keep up."""
-        self._writer.put(self._name(anchor), self._codec.seal(anchor, candidate))
+        """Add a candidate, soon; dropped when its tenant writes too much or Redis cannot keep up."""
+        name, value = self._name(anchor), self._codec.seal(anchor, candidate)
+        if self._quota.take(anchor.scope.tenant, len(name) + len(value)):
+            self._writer.put(name, value)
+        else:
+            self._events.redis_write("over_quota", 1)
 
     async def aclose(self) -> None:
         """Let reads and writes end, which their timeouts see to, and close the connections."""
         if self._reads:
             await asyncio.wait(self._reads)
         await self._writer.flush()
-        await self._client.aclose()
+        await self._link.aclose()
 
     def _may_read(self) -> bool:
         if self._breaker.take_probe():
@@ -120,9 +111,8 @@ class RedisTier:
     async def _read(self, places: list[Place]) -> Found | None:
         names = [self._name(place.anchor) for place in places]
         started = time.monotonic()
-        try:
-            values = await self._fetch(names)
-        except (RedisError, OSError):
+        values = await self._fetch(names)
+        if values is None:
             self._report("error")
             return None
         late = time.monotonic() - started > self._budget_s
@@ -132,18 +122,19 @@ class RedisTier:
 
     async def _probe(self) -> None:
         """Ask Redis in nobody's name, so that no request waits for a service that was ill a moment ago."""
-        try:
-            await self._fetch([_PROBE])
-        except (RedisError, OSError):
+        if await self._fetch([_PROBE]) is None:
             self._breaker.failed()
         else:
             self._breaker.succeeded()
 
-    async def _fetch(self, names: list[str]) -> list[list[bytes]]:
-        pipeline = self._client.pipeline(transaction=False)
-        for name in names:
-            pipeline.lrange(name, 0, CANDIDATES - 1)
-        return cast("list[list[bytes]]", await pipeline.execute())
+    async def _fetch(self, names: list[str]) -> list[list[bytes]] | None:
+        """What the lists hold, or None if any of them cannot be read."""
+        try:
+            async with asyncio.timeout(self._lifetime_s):
+                values = await self._link.run([[("LRANGE", name, 0, CANDIDATES - 1)] for name in names])
+        except TimeoutError:
+            return None
+        return None if any(isinstance(value, Exception) for value in values) else values
 
     def _report(self, outcome: ReadOutcome) -> None:
         if outcome in ("late", "error"):
@@ -152,8 +143,10 @@ class RedisTier:
 
     def _choose(self, places: list[Place], names: list[str], values: list[list[bytes]]) -> Found | None:
         for place, name, sealed in zip(places, names, values, strict=True):
+            if not sealed:
+                continue
             try:
-                found = best(place, [self._codec.open(place.anchor, value) for value in sealed])
+                found = best(place, self._codec.open(place.anchor, sealed))
             except BadValue:
                 self._writer.put(name, None)
                 continue

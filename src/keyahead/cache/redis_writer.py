@@ -6,14 +6,13 @@ import asyncio
 import random
 from collections import deque
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
-
 from keyahead.cache.anchors import CANDIDATES
 from keyahead.cache.breaker import Breaker
 from keyahead.cache.interface import CacheEvents
+from keyahead.cache.redis_commands import Group, transaction
+from keyahead.cache.redis_connect import Link
 
-# At most this many values wait (a few hundred bytes each) while Redis is slow; one pipeline carries this many.
+# At most this many values wait (a few hundred bytes each) while Redis is slow; so many are sent at once, in one pipeline for each server.
 QUEUE_LIMIT = 512
 BATCH = 32
 # Values stored together do not expire together.
@@ -23,11 +22,13 @@ TTL_JITTER = 0.1
 class RedisWriter:
     """Stores values in the background, each at the head of the list of its name."""
 
-    def __init__(self, client: Redis, breaker: Breaker, events: CacheEvents, ttl_s: float) -> None:
-        self._client = client
+    def __init__(self, link: Link, breaker: Breaker, events: CacheEvents, ttl_s: float, patience_s: float) -> None:
+        """Values live for `ttl_s`, give or take a tenth; a batch not written within `patience_s` is lost. Both in seconds."""
+        self._link = link
         self._breaker = breaker
         self._events = events
         self._ttl_ms = ttl_s * 1000
+        self._patience_s = patience_s
         self._queue: deque[tuple[str, bytes | None]] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -53,21 +54,27 @@ class RedisWriter:
             self._queue.clear()
 
     async def _write(self, batch: list[tuple[str, bytes | None]]) -> None:
-        # A transaction, so that no list is ever left without its expiry.
-        pipeline = self._client.pipeline(transaction=True)
-        for name, value in batch:
-            if value is None:
-                pipeline.delete(name)
-                continue
-            pipeline.execute_command("LREM", name, 0, value)
-            pipeline.lpush(name, value)
-            pipeline.ltrim(name, 0, CANDIDATES - 1)
-            jitter = random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)  # noqa: S311  # spreads load, keeps no secret
-            pipeline.pexpire(name, round(self._ttl_ms * jitter))
         try:
-            await pipeline.execute()
-        except (RedisError, OSError):
+            async with asyncio.timeout(self._patience_s):
+                results = await self._link.run([self._commands(name, value) for name, value in batch])
+        except TimeoutError as error:
+            results = [error] * len(batch)
+        if lost := sum(isinstance(result, Exception) for result in results):
             self._breaker.failed()
-            self._events.redis_write("error", len(batch))
-        else:
-            self._events.redis_write("stored", len(batch))
+            self._events.redis_write("error", lost)
+        if stored := len(batch) - lost:
+            self._events.redis_write("stored", stored)
+
+    def _commands(self, name: str, value: bytes | None) -> Group:
+        if value is None:
+            return [("DEL", name)]
+        jitter = random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)  # noqa: S311  # spreads load, keeps no secret
+        # One step, so that no list is ever left without its expiry.
+        return transaction(
+            [
+                ("LREM", name, 0, value),
+                ("LPUSH", name, value),
+                ("LTRIM", name, 0, CANDIDATES - 1),
+                ("PEXPIRE", name, round(self._ttl_ms * jitter)),
+            ]
+        )

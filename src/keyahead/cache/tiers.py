@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keyahead.cache.anchors import Candidate, Found, Place, locate
-from keyahead.cache.interface import CacheEvents, Entry, Hit, PrefixCache, Scope, Tier
+from keyahead.cache.interface import CacheEvents, Entry, Hit, Neighbour, PrefixCache, Scope, Tier
 from keyahead.cache.memory import MemoryTier
 from keyahead.cache.redis_tier import RedisSettings, RedisTier
 
@@ -40,6 +40,10 @@ class TieredCache:
             return self._hit(places, found, "redis")
         self._events.miss()
         return None
+
+    def neighbours(self, scope: Scope, prefix: str, suffix: str) -> list[Neighbour]:
+        """See PrefixCache."""
+        return self._memory.neighbours(locate(scope, prefix, suffix))
 
     def store(self, scope: Scope, prefix: str, suffix: str, entry: Entry) -> None:
         """See PrefixCache."""

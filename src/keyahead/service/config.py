@@ -14,7 +14,6 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,10 +27,11 @@ OTHER_VARIABLES: Final = re.compile(
 )
 """Variables with our prefix that belong to others; any further one that is not a field is an error, most likely a typing mistake."""
 
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64})?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _VERSION = re.compile(r"([0-9a-f]{12})?")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
+_REDIS_URL = re.compile(r"unix://|rediss?(\+(sentinel|cluster))?://")
 _MIN_KEY_BYTES = 16
 """128 bits, so that the cache's keyed digests cannot be searched for by trying keys."""
 
@@ -62,9 +62,7 @@ def _folder(path: Path | None) -> str | None:
 
 
 def _redis(url: str | None) -> str | None:
-    if url is None or (urlsplit(url).scheme in {"redis", "rediss", "unix"}):
-        return None
-    return "must begin with redis://, rediss:// or unix://"
+    return None if url is None or _REDIS_URL.match(url) else "must begin with redis://, redis+sentinel://, redis+cluster:// or unix://"
 
 
 def _key(key: bytes) -> str | None:
@@ -117,7 +115,9 @@ class ServiceConfig:
     """Certificate chain, PEM; with tls_key."""
     tls_key: Path | None = _setting(None, Path, _file)
     tokens_file: Path | None = _setting(None, Path, _file)
-    """Who may call: lines `tenant:SHA-256 of the token in hexadecimal`. None: no tokens, one tenant called `default`."""
+    """Who may call: lines `tenant:SHA-256 of the token in hexadecimal` or `tenant/user:…`. None: no tokens, one tenant called `default`."""
+    isolate_users: bool = _setting(False, _boolean, _anything)
+    """Keep the users of a tenant apart, too: none of them finds, or can time, what another one has caused to be cached."""
     allow_anonymous: bool = _setting(False, _boolean, _anything)
     """Serve without tokens on an address that other machines can reach."""
 
@@ -169,9 +169,11 @@ class ServiceConfig:
             wrong.append(f"{name('reserve_ms')} must be less than {name('max_deadline_ms')}")
         if self.tokens_file is not None:
             try:
-                read_tokens(self.tokens_file)
+                read_tokens(self.tokens_file, by_user=self.isolate_users)
             except ConfigError as error:
                 wrong.append(str(error))
+        elif self.isolate_users:
+            wrong.append(f"{name('isolate_users')} needs {name('tokens_file')}, which says who is who; set both or neither")
         elif not self.allow_anonymous and not _is_loopback(self.grpc_host):
             wrong.append(
                 f"{name('grpc_host')} can be reached by other machines, but {name('tokens_file')} is not set; "
@@ -194,24 +196,32 @@ def name(setting: str) -> str:
     return f"{setting} ({PREFIX}{setting.upper()})"
 
 
-def read_tokens(path: Path) -> tuple[tuple[str, bytes], ...]:
-    """Tenant and token digest of each line; blank lines and `#` comments are skipped. Raises ConfigError naming the line."""
+def read_tokens(path: Path, *, by_user: bool = False) -> tuple[tuple[str, bytes], ...]:
+    """Who is who: for each line the tenant, or with `by_user` tenant/user, and the token's digest. Raises ConfigError naming the line.
+
+    Blank lines and `#` comments are skipped.
+    """
     tokens: dict[bytes, str] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        tenant, _, digest = line.strip().partition(":")
-        if not _TENANT.fullmatch(tenant) or not _SHA256.fullmatch(digest):
+        owner, _, digest = line.strip().partition(":")
+        if not _TENANT.fullmatch(owner) or not _SHA256.fullmatch(digest):
             raise ConfigError(
-                f"{name('tokens_file')} line {number} must be tenant:SHA256, a tenant of [A-Za-z0-9._-] and 64 hexadecimal digits"
+                f"{name('tokens_file')} line {number} must be tenant:SHA256 or tenant/user:SHA256, "
+                "names of [A-Za-z0-9._-] and 64 hexadecimal digits"
             )
-        if tokens.setdefault(bytes.fromhex(digest), tenant) != tenant:
+        if by_user and "/" not in owner:
             raise ConfigError(
-                f"{name('tokens_file')} line {number} gives a token of an earlier tenant to another one; remove one of the lines"
+                f"{name('tokens_file')} line {number} names no user; make it tenant/user:SHA256, or unset {name('isolate_users')}"
+            )
+        if tokens.setdefault(bytes.fromhex(digest), owner) != owner:
+            raise ConfigError(
+                f"{name('tokens_file')} line {number} gives a token of an earlier line to somebody else; remove one of the lines"
             )
     if not tokens:
         raise ConfigError(f"{name('tokens_file')} has no token; add a line tenant:SHA256")
-    return tuple((tenant, digest) for digest, tenant in tokens.items())
+    return tuple((owner if by_user else owner.partition("/")[0], digest) for digest, owner in tokens.items())
 
 
 def _is_pair(certificate: Path, key: Path | None) -> bool:

@@ -156,7 +156,10 @@ class RequestMetrics(CallInterceptor):
 
 
 class TenantAuth(CallInterceptor):
-    """Finds the tenant from the bearer token, and from nothing else that a client sends."""
+    """Finds the tenant from the bearer token, and from nothing else that a client sends.
+
+    Where users are kept apart, tenant/user is what stands for the tenant from here on: in the cache, the engine and the sessions.
+    """
 
     def __init__(self, tokens: Sequence[tuple[str, bytes]]) -> None:
         """Tenants and their tokens' SHA-256 digests; none means that everybody is the tenant `default`."""

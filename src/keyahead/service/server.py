@@ -153,7 +153,7 @@ class Server:
         self._in_flight = InFlightLimit(config.max_in_flight, metrics)
         self._tasks: list[asyncio.Task[None]] = []
         self._exits = contextlib.ExitStack()
-        tokens = read_tokens(config.tokens_file) if config.tokens_file else ()
+        tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._grpc = grpc.aio.server(
             interceptors=[CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),

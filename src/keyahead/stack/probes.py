@@ -79,5 +79,17 @@ def _asked(address: str, ask: Callable[[grpc.Channel], bool]) -> bool:
 
 
 def _ping(url: str) -> None:
-    with redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S) as client:
+    with redis.Redis.from_url(_one_server(url), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S) as client:
         client.ping()
+
+
+def _one_server(url: str) -> str:
+    """Of the address of Sentinels or a cluster the first server, which is asked in their name; a Sentinel is asked without credentials."""
+    scheme, separator, rest = url.partition("://")
+    protocol, _, topology = scheme.partition("+")
+    if not topology:
+        return url
+    place, question, query = rest.partition("?")
+    credentials, at, hosts = place.partition("/")[0].rpartition("@")
+    login = "" if topology == "sentinel" else credentials + at
+    return f"{protocol}{separator}{login}{hosts.partition(',')[0]}{question}{query}"
