@@ -108,8 +108,10 @@ class WorkClass(enum.StrEnum):
     """Somebody has asked by hand."""
     AUTOMATIC = "automatic"
     """An editor has asked while its user typed."""
+    WARMING = "warming"
+    """The tenant's next requests: a prompt is read ahead of them, within the tenant's share but behind all it has asked for."""
     BACKGROUND = "background"
-    """Nobody yet: prefetch and warming, which run only when nothing else wants the engine."""
+    """Nobody yet: prefetch, which runs only when nothing else wants the engine."""
 
 
 

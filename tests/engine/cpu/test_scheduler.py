@@ -260,6 +260,18 @@ def test_background_work_is_alone_and_short() -> None:
     assert scheduler.counters.class_tokens["background"] == 203
 
 
+def test_warming_is_within_the_share_but_behind_what_was_asked_for() -> None:
+    """It goes before a flood of another tenant, after its own tenant's requests, and in small chunks."""
+    scheduler = make()
+    use_up(scheduler)
+    add(scheduler, 100, deadline=0.0, namespace="flood")
+    warming = add(scheduler, 60, first=500, deadline=0.0, namespace="typist", work_class=WorkClass.WARMING)
+    step, _ = run(scheduler)
+    assert [(piece.sequence, len(piece.tokens)) for piece in step.slices] == [(warming, 8)]
+    asked = add(scheduler, 40, first=700, deadline=9.0, namespace="typist")
+    assert [piece.sequence for piece in run(scheduler)[0].slices] == [asked]
+
+
 def test_what_was_asked_for_by_hand_goes_first() -> None:
     """Of two cold prompts of one tenant the one asked for by hand is computed, although it is due later."""
     scheduler = make()
@@ -291,7 +303,7 @@ def test_every_request_gets_its_own_answer_under_memory_pressure(plan: list[tupl
     sequences = []
     for length, first, output, num_drafts, _ in plan:
         drafts = tuple((first + length + i) % VOCAB for i in range(num_drafts))
-        who = {"namespace": "ab"[length % 2], "work_class": list(WorkClass)[output % 3]}
+        who = {"namespace": "ab"[length % 2], "work_class": list(WorkClass)[output % 4]}
         sequences.append(add(scheduler, length, first, deadline=length % 7, drafts=drafts, max_new_tokens=output, **who))
     for turn in range(2000):
         if not scheduler.sequences:

@@ -6,8 +6,8 @@ Synchronous and without a clock of its own. A step is for the first of these tha
 2. tenants beyond it, those that are furthest beyond last;
 3. background work, which nobody waits for.
 
-Steps of the second and third kind *yield*: they are kept short, so that whoever comes next does not wait long. In steps of the first kind
-a few decode tokens of the second are *guests*, since they cost next to nothing there. Otherwise a step holds
+Steps of the second and third kind and chunks of warming *yield*: they are kept short, so that whoever comes next does not wait long. In
+steps of the first kind a few decode tokens of the second are *guests*, since they cost next to nothing there. Otherwise a step holds
 
 - every *short* piece, earliest deadline first: a decode token, drafts to verify, the few tokens that a key adds to a warm prompt;
 - one *chunk* of a long prefill, when there is no short work or when prefill has waited `patience` steps. A warm request therefore waits
@@ -181,11 +181,11 @@ class Scheduler:
         for sequence in turn:
             self._prepare(sequence, step)
         if turn[0].kind is Kind.WITHIN_SHARE:
-            self._fill(turn, self.limits.chunk, self.limits.chunk + self.limits.max_sequences, self.chunk, step)
+            self._fill(turn, self.limits.chunk + self.limits.max_sequences, step)
             self._invite([sequence for sequence in ordered if sequence.kind is Kind.BEYOND_SHARE], step)
         else:
             self.counters.yielding_steps += 1
-            self._fill(turn, self.limits.yielding, self.limits.yielding, min(self.chunk, self.limits.yielding), step)
+            self._fill(turn, self.limits.yielding, step)
         return step
 
     def _in_order(self) -> list[Sequence]:
@@ -197,9 +197,9 @@ class Scheduler:
             sequence.level = levels[sequence.request.namespace]
         return sorted(self.sequences, key=lambda sequence: sequence.order)
 
-    def _fill(self, sequences: list[Sequence], longest: int, room: int, chunk: int, step: Step) -> None:
-        """Short pieces of at most `longest` tokens until there are `room` of them, then a chunk, if it is its turn."""
-        short = [sequence for sequence in sequences if sequence.num_pending <= longest]
+    def _fill(self, sequences: list[Sequence], room: int, step: Step) -> None:
+        """Short pieces until there are `room` tokens of them, then a chunk, if it is its turn."""
+        short = [sequence for sequence in sequences if sequence.num_pending <= self._most(sequence, self.limits.chunk)]
         for sequence in short[: self.limits.max_sequences]:
             if not step.slices or sequence.num_pending <= room:
                 self._put(sequence, sequence.num_pending, step)
@@ -207,9 +207,14 @@ class Scheduler:
         waiting = [sequence for sequence in sequences if sequence not in short]
         if waiting and (not step.slices or self._waited >= self.limits.patience):
             self._waited = 0
-            self._put(waiting[0], min(waiting[0].num_pending, chunk), step)
+            self._put(waiting[0], min(waiting[0].num_pending, self._most(waiting[0], self.chunk)), step)
         elif waiting:
             self._waited += 1
+
+    def _most(self, sequence: Sequence, chunk: int) -> int:
+        """Most tokens of a sequence in one step."""
+        yields = sequence.kind is not Kind.WITHIN_SHARE or sequence.request.work_class is WorkClass.WARMING
+        return min(chunk, self.limits.yielding) if yields else chunk
 
     def _invite(self, sequences: list[Sequence], step: Step) -> None:
         """Decode tokens of tenants beyond their share, as long as the step takes hardly longer."""

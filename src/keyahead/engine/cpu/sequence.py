@@ -11,6 +11,7 @@ from keyahead.engine.cpu.blocks import Block, BlockPool, Digest, Match, chain_di
 from keyahead.engine.cpu.fairness import LEVELS
 
 NEVER = float("inf")
+_RANKS = {work_class: rank for rank, work_class in enumerate(WorkClass)}
 
 
 class Phase(enum.Enum):
@@ -93,9 +94,9 @@ class Sequence:
         return Kind.BEYOND_SHARE if self.level >= LEVELS else Kind.WITHIN_SHARE
 
     @property
-    def order(self) -> tuple[Kind, int, bool, float, int]:
-        """By kind and level, then what was asked for by hand, then the earliest deadline."""
-        return self.kind, self.level, self.request.work_class is not WorkClass.MANUAL, self.deadline, self.serial
+    def order(self) -> tuple[Kind, int, int, float, int]:
+        """By kind and level, then by who waits for it, then by the earliest deadline."""
+        return self.kind, self.level, _RANKS[self.request.work_class], self.deadline, self.serial
 
     @property
     def num_prompt(self) -> int:
