@@ -114,7 +114,6 @@ class WorkClass(enum.StrEnum):
     """Nobody yet: prefetch, which runs only when nothing else wants the engine."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One sequence to decode, or, with `stop`, the order to end the one of the same request id."""

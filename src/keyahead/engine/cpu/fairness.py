@@ -67,9 +67,7 @@ class Shares:
         return {tenant: _level(self._uses[tenant], total, now) for tenant in present}
 
     def _forget(self, now: float) -> None:
-        gone = [
-            tenant for tenant, use in self._uses.items() if use.seen <= now - RECENT_S and use.discount(now) < _FORGET_MS
-        ]
+        gone = [tenant for tenant, use in self._uses.items() if use.seen <= now - RECENT_S and use.discount(now) < _FORGET_MS]
         for tenant in gone:
             del self._uses[tenant]
 
