@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,19 +31,20 @@ def test_the_estimate_is_never_below_what_is_new(common: list[int], old: list[in
 
 
 def test_the_rate_is_learned_from_long_prompts_only() -> None:
-    """Unknown at first, then what was seen, smoothed."""
+    """Unknown at first, then what was seen, smoothed; a prompt that was warm after all changes little."""
     rate = PrefillRate()
     rate.observe(8, 0.04)
     assert rate.seconds(500) == 0.0
     rate.observe(500, 1.0)
     assert rate.seconds(500) == 1.0
-    rate.observe(500, 0.5)
-    assert rate.seconds(600) == 1.0
+    rate.observe(500, 0.01)
+    assert rate.seconds(500) == pytest.approx(0.8, abs=0.01)
+    assert rate.tokens(0.8) == pytest.approx(500, abs=5)
 
 
 def planner(tokenizer: Tokenizer, tokens_per_s: float | None) -> tuple[Planner, ReadPrompts]:
     read, rate = ReadPrompts(), PrefillRate()
-    rate.tokens_per_s = tokens_per_s
+    rate.s_per_token = tokens_per_s and 1 / tokens_per_s
     return Planner(PromptBuilder(catalogue.get("smollm2-135m"), tokenizer), read, rate), read
 
 

@@ -59,21 +59,28 @@ def _chain(namespace: str, tokens: Sequence[int]) -> Iterator[bytes]:
 
 
 class PrefillRate:
-    """Tokens per second that the engine reads when nothing else is in its way; unknown until it has been seen."""
+    """How fast the engine reads when nothing else is in its way; unknown until it has been seen.
+
+    Seconds per token are averaged, not tokens per second: so a prompt that was warm without our knowing counts for little.
+    """
 
     def __init__(self) -> None:
-        self.tokens_per_s: float | None = None
+        self.s_per_token: float | None = None
 
     def observe(self, cold_tokens: int, seconds: float) -> None:
         """A prompt, alone at the engine, took so long to its first token."""
-        if cold_tokens < _MIN_OBSERVED or seconds <= 0:
+        if cold_tokens < _MIN_OBSERVED:
             return
-        seen = cold_tokens / seconds
-        self.tokens_per_s = seen if self.tokens_per_s is None else self.tokens_per_s + _SMOOTHING * (seen - self.tokens_per_s)
+        seen = seconds / cold_tokens
+        self.s_per_token = seen if self.s_per_token is None else self.s_per_token + _SMOOTHING * (seen - self.s_per_token)
 
     def seconds(self, tokens: int) -> float:
         """Time to read them; 0 while nothing is known."""
-        return tokens / self.tokens_per_s if self.tokens_per_s else 0.0
+        return tokens * (self.s_per_token or 0.0)
+
+    def tokens(self, seconds: float) -> int:
+        """What can be read in a time; 0 while nothing is known."""
+        return int(seconds / self.s_per_token) if self.s_per_token else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ class Planner:
         whole = self._builder.build(query)
         cold = self._read.cold_tokens(query.tenant, whole.tokens)
         budget = _PREFILL_PART * seconds
-        max_tokens = int(budget * (self._rate.tokens_per_s or 0.0))
+        max_tokens = self._rate.tokens(budget)
         if self._rate.seconds(cold) <= budget or max_tokens < _MIN_SHORTENED:
             return Plan(whole, cold, self._rate.seconds(cold))
         short = self._builder.shortened(query, max_tokens)

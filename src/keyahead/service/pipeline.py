@@ -114,6 +114,7 @@ class Pipeline:
         source = Source.IN_FLIGHT
         while answer is None:
             if generation is None:
+                self._sessions.choose(session, waiter.place, None)  # The older one leaves its place before another is asked for.
                 generation, source = self._begin(query, task, waiter), Source.ENGINE
             self._sessions.choose(session, waiter.place, generation)
             async with aclosing(self._follow(generation, waiter, task, source)) as deltas:

@@ -63,15 +63,16 @@ class ReadAhead:
         self._engine = engine
         self._read = read
         self._rate = rate
-        self._readings: dict[Key, tuple[_Reading, asyncio.Task[None]]] = {}
+        self._readings: dict[Key, _Reading] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, key: Key, prompt: Prompt, weight: int) -> None:
         """Have a session's prompt read, if the engine has a place for it."""
         older = self._readings.get(key)
         if older is not None:
-            if older[0].covers(prompt):
+            if older.covers(prompt):
                 return
-            older[0].stop()
+            older.stop()
         tenant = key[0]
         cold = self._read.cold_tokens(tenant, prompt.tokens)
         deadline = Deadline.after(DEADLINE_S)
@@ -89,13 +90,15 @@ class ReadAhead:
         except Overloaded:
             return
         task = asyncio.create_task(self._gate.run(ticket, lambda: reading.run(self._engine, request), deadline), name="read-ahead")
-        self._readings[key] = reading, task
-        task.add_done_callback(lambda _: self._forget(key, reading))
+        self._readings[key] = reading
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._forget(key, reading, task))
 
     async def aclose(self) -> None:
         """Wait for the last; the engine is closed before."""
-        await asyncio.gather(*(task for _, task in self._readings.values()), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _forget(self, key: Key, reading: _Reading) -> None:
-        if key in self._readings and self._readings[key][0] is reading:
+    def _forget(self, key: Key, reading: _Reading, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._readings.get(key) is reading:
             del self._readings[key]
