@@ -222,11 +222,11 @@ def test_a_flood_waits_for_a_typist_and_its_steps_are_short() -> None:
     scheduler = make()
     use_up(scheduler)
     for index in range(5):
-        add(scheduler, 100, first=100 * index, deadline=0.1, namespace="flood")
+        add(scheduler, 100, first=10 + 100 * index, deadline=0.1, namespace="flood")
     step, _ = run(scheduler)
     assert sum(len(piece.tokens) for piece in step.slices) == 8
     typist = add(scheduler, 40, deadline=9.0, namespace="typist")
-    steps = [run(scheduler)[0] for _ in range(6)]
+    steps = [run(scheduler)[0] for _ in range(7)]
     assert typist.finish is Finish.LENGTH
     assert all(spaces(step) == {"typist"} for step in steps)
     assert spaces(run(scheduler)[0]) == {"flood"}
@@ -264,7 +264,7 @@ def test_warming_is_within_the_share_but_behind_what_was_asked_for() -> None:
     """It goes before a flood of another tenant, after its own tenant's requests, and in small chunks."""
     scheduler = make()
     use_up(scheduler)
-    add(scheduler, 100, deadline=0.0, namespace="flood")
+    add(scheduler, 100, first=300, deadline=0.0, namespace="flood")
     warming = add(scheduler, 60, first=500, deadline=0.0, namespace="typist", work_class=WorkClass.WARMING)
     step, _ = run(scheduler)
     assert [(piece.sequence, len(piece.tokens)) for piece in step.slices] == [(warming, 8)]

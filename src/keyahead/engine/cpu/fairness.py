@@ -43,6 +43,8 @@ class Shares:
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
+        self.contended = False
+        """Whether more than one tenant was active when `levels` was asked last."""
 
     def charge(self, tenant: str, milliseconds: float, now: float) -> None:
         """Book engine time that a tenant has had. One that `levels` has never been told of is not known, and free of charge."""
@@ -63,7 +65,9 @@ class Shares:
             use = self._uses.setdefault(tenant, _Use(weight, at=now))
             use.weight, use.seen = weight, now
         self._forget(now)
-        total = sum(use.weight for use in self._uses.values() if use.seen > now - RECENT_S)
+        active = [use.weight for use in self._uses.values() if use.seen > now - RECENT_S]
+        self.contended = len(active) > 1
+        total = sum(active)
         return {tenant: _level(self._uses[tenant], total, now) for tenant in present}
 
     def _forget(self, now: float) -> None:

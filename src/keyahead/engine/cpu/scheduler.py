@@ -6,8 +6,9 @@ Synchronous and without a clock of its own. A step is for the first of these tha
 2. tenants beyond it, those that are furthest beyond last;
 3. background work, which nobody waits for.
 
-Steps of the second and third kind and chunks of warming *yield*: they are kept short, so that whoever comes next does not wait long. In
-steps of the first kind a few decode tokens of the second are *guests*, since they cost next to nothing there. Otherwise a step holds
+Steps of the second and third kind and chunks of warming *yield*: they are kept short, so that whoever comes next does not wait long; so is
+every chunk while more than one tenant is active. In steps of the first kind a few tokens of the second are *guests*, since they cost next
+to nothing there. Otherwise a step holds
 
 - every *short* piece, earliest deadline first: a decode token, drafts to verify, the few tokens that a key adds to a warm prompt;
 - one *chunk* of a long prefill, when there is no short work or when prefill has waited `patience` steps. A warm request therefore waits
@@ -54,7 +55,7 @@ class Limits:
     yielding: int = 16
     """Tokens of a step that yields, short work or chunk: 47 ms, half more than a decode step, and 121 ms with 64 tokens (AVX-512)."""
     guests: int = 4
-    """Decode tokens of tenants beyond their share in a step of others: it takes 3 % longer with 4 tokens than with one (AVX-512)."""
+    """Tokens of tenants beyond their share in a step of others: it takes 3 % longer for 3 more (AVX-512)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,9 @@ class Scheduler:
 
     def _fill(self, sequences: list[Sequence], room: int, step: Step) -> None:
         """Short pieces until there are `room` tokens of them, then a chunk, if it is its turn."""
-        short = [sequence for sequence in sequences if sequence.num_pending <= self._most(sequence, self.limits.chunk)]
+        short = [
+            sequence for sequence in sequences if sequence.num_pending <= (self.limits.yielding if _yields(sequence) else self.limits.chunk)
+        ]
         for sequence in short[: self.limits.max_sequences]:
             if not step.slices or sequence.num_pending <= room:
                 self._put(sequence, sequence.num_pending, step)
@@ -207,20 +210,19 @@ class Scheduler:
         waiting = [sequence for sequence in sequences if sequence not in short]
         if waiting and (not step.slices or self._waited >= self.limits.patience):
             self._waited = 0
-            self._put(waiting[0], min(waiting[0].num_pending, self._most(waiting[0], self.chunk)), step)
+            chunk = min(self.chunk, self.limits.yielding) if self._shares.contended or _yields(waiting[0]) else self.chunk
+            self._put(waiting[0], min(waiting[0].num_pending, chunk), step)
         elif waiting:
             self._waited += 1
 
-    def _most(self, sequence: Sequence, chunk: int) -> int:
-        """Most tokens of a sequence in one step."""
-        yields = sequence.kind is not Kind.WITHIN_SHARE or sequence.request.work_class is WorkClass.WARMING
-        return min(chunk, self.limits.yielding) if yields else chunk
-
     def _invite(self, sequences: list[Sequence], step: Step) -> None:
-        """Decode tokens of tenants beyond their share, as long as the step takes hardly longer."""
-        decoding = [sequence for sequence in sequences if sequence.blocks and sequence.num_pending == 1 and sequence.phase is Phase.DECODE]
-        for sequence in decoding[: self.limits.guests]:
-            self._put(sequence, 1, step)
+        """Shortest pieces of tenants beyond their share, as long as the step takes hardly longer."""
+        room = self.limits.guests
+        for sequence in sequences[: self.limits.max_sequences]:
+            self._prepare(sequence, step)
+            if sequence.num_pending + len(sequence.drafts) <= room:
+                self._put(sequence, sequence.num_pending, step)
+                room -= sequence.num_pending + len(sequence.drafts)
 
     def commit(self, step: Step, sampled: list[list[tuple[int, float | None]]]) -> list[tuple[Sequence, list[int]]]:
         """Book a computed step.
@@ -355,3 +357,7 @@ class Scheduler:
         if ended:
             gone = set(ended)
             self.sequences = [sequence for sequence in self.sequences if sequence not in gone]
+
+
+def _yields(sequence: Sequence) -> bool:
+    return sequence.kind is not Kind.WITHIN_SHARE or sequence.request.work_class is WorkClass.WARMING
