@@ -11,12 +11,15 @@ from keyahead.engine.contract import (
     DTYPES,
     INPUTS,
     OUTPUTS,
+    PARAM_CLASS,
     PARAM_DEADLINE_MS,
+    PARAM_WEIGHT,
     Array,
     ContractError,
     EngineRequest,
     EngineResponse,
     Perf,
+    WorkClass,
     decode_request,
     decode_response,
     decode_stop_words,
@@ -109,11 +112,16 @@ def test_a_missing_tensor_is_named() -> None:
 
 
 def test_parameters_are_read_and_checked() -> None:
-    """The deadline may come as a number or as text, but must be one."""
+    """Numbers may come as text, but must be some; class and weight are those that exist."""
     tensors = encode_request(EngineRequest(input_ids=(1,)))
     assert decode_request(tensors, {PARAM_DEADLINE_MS: "250"}).deadline_ms == 250
     with pytest.raises(ContractError, match=r"^deadline_ms: "):
         decode_request(tensors, {PARAM_DEADLINE_MS: "soon"})
+    decoded = decode_request(tensors, {PARAM_CLASS: "background", PARAM_WEIGHT: 3})
+    assert (decoded.work_class, decoded.weight) == (WorkClass.BACKGROUND, 3)
+    for name, wrong in ((PARAM_CLASS, "urgent"), (PARAM_WEIGHT, 0)):
+        with pytest.raises(ContractError, match=rf"^{name}: "):
+            decode_request(tensors, {name: wrong})
 
 
 def test_a_stop_needs_nothing_but_the_required_tensors() -> None:

@@ -9,9 +9,9 @@ import grpc
 import numpy as np
 import pytest
 
-from keyahead.engine.contract import DTYPES, EngineRequest, EngineResponse, decode_request, encode_response
+from keyahead.engine.contract import DTYPES, EngineRequest, EngineResponse, WorkClass, decode_request, encode_request, encode_response
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
-from keyahead.service.engine_client import EngineClient, EngineError
+from keyahead.service.engine_client import EngineClient, EngineError, _message
 from keyahead.service.model import EngineUnavailable
 
 Infer = triton_pb2.ModelStreamInferResponse
@@ -126,6 +126,14 @@ def test_requests_share_the_stream_and_keep_apart(run: Callable[[Check], None]) 
         assert results == [[10 * i + j for j in range(1, 6)] for i in range(20)]
 
     run(check)
+
+
+def test_who_waits_and_for_whom_travels_as_parameters() -> None:
+    """Deadline, namespace, class and weight arrive as the contract reads them."""
+    sent = EngineRequest(input_ids=(1,), deadline_ms=70, namespace="a", work_class=WorkClass.WARMING, weight=3)
+    message = _message("d1", sent)
+    parameters = {name: getattr(value, value.WhichOneof("parameter_choice") or "") for name, value in message.parameters.items()}
+    assert decode_request(encode_request(sent), parameters) == sent
 
 
 def test_a_stop_ends_the_iteration_and_tells_the_engine(run: Callable[[Check], None]) -> None:

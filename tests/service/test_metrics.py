@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from keyahead.service.metrics import LATENCY_BUCKETS, STAGES, Metrics, MetricsServer
+from keyahead.service.metrics import LATENCY_BUCKETS, QUEUE, STAGES, Metrics, MetricsServer
 from keyahead.service.model import Answer, FinishReason, Source, Timings
 
 ANSWER = Answer("text", FinishReason.STOP, Source.ENGINE, 100, 7, Timings(decode=150, total=200))
@@ -48,6 +48,7 @@ def test_every_family_is_ours_or_the_process_s_and_none_is_labelled_by_who_or_wh
         "keyahead_request_seconds",
         "keyahead_stage_seconds",
         "keyahead_cache_lookups",
+        "keyahead_admission",
         "keyahead_drafts_proposed",
         "keyahead_drafts_accepted",
         "keyahead_cancels",
@@ -61,9 +62,8 @@ def test_every_family_is_ours_or_the_process_s_and_none_is_labelled_by_who_or_wh
     metrics.answered(ANSWER)
     seen = {label for each in metrics.registry.collect() for sample in each.samples for label in sample.labels}
     assert seen == {"stage", "kind", "le", "version", "model", "model_version"}
-    assert {sample.labels["stage"] for each in metrics.registry.collect() for sample in each.samples if "stage" in sample.labels} == set(
-        STAGES
-    )
+    stages = {sample.labels["stage"] for each in metrics.registry.collect() for sample in each.samples if "stage" in sample.labels}
+    assert stages == {*STAGES, QUEUE}
 
 
 def test_two_services_in_a_process_do_not_share_metrics() -> None:

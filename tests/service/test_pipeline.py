@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
+from keyahead.engine.contract import WorkClass
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.engine_client import EngineError
 from keyahead.service.model import (
@@ -266,6 +268,80 @@ def test_a_refusal_of_the_engine_is_passed_on(run: Callable[..., None], refusal:
         assert len(engine.decodes) == 1
 
     run(check, refusal=refusal)
+
+
+def test_the_engine_is_told_who_waits(run: Callable[..., None]) -> None:
+    """Every call of a generation carries its class and its tenant's weight."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        pipeline._weights = {"big": 3}
+        await ask(pipeline, query(tenant="big", trigger=Trigger.MANUAL))
+        await ask(pipeline, query(tenant="small"))
+        told = [(decode.request.work_class, decode.request.weight) for decode in engine.decodes]
+        assert told == [(WorkClass.MANUAL, 3)] * 2 + [(WorkClass.AUTOMATIC, 1)] * 2
+
+    run(check)
+
+
+def elsewhere(number: int, **changes: Any) -> Query:
+    """A request that joins no other, although it is asked the same."""
+    return dataclasses.replace(query(), suffix=f"\n# {number}\n", **changes)
+
+
+def test_what_finds_no_place_in_time_ends_with_nothing(run: Callable[..., None]) -> None:
+    """A tenant has so many places at the engine; who waits beyond its deadline gets an empty answer, and its work is never begun."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        places = [asyncio.create_task(ask(pipeline, elsewhere(turn, trigger=Trigger.MANUAL))) for turn in range(12)]
+        await asyncio.sleep(0.01)
+        assert len(engine.decodes) == 12
+        answer = await ask(pipeline, Query("import os\n", "\n", path="b.py"), 0.05)
+        assert (answer.text, answer.finish_reason) == ("", FinishReason.DEADLINE)
+        assert (await ask(pipeline, query(tenant="b"))).text
+        await asyncio.gather(*places)
+        prompts = {decode.request.input_ids for decode in engine.decodes if decode.request.max_new_tokens == 1}
+        assert len(prompts) == 1
+
+    run(check, seconds_per_token=0.01)
+
+
+def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[..., None]) -> None:
+    """The answer comes from the short one and is not kept; the whole is read as warming, and then used by the next request."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        before = "".join(f"value_{number} = {number}\n" for number in range(50))
+        engine.text = before + TEXT
+        pipeline._planner._rate.s_per_token = 1 / 300
+        asked = dataclasses.replace(query(), prefix=before + TEXT[:CURSOR])
+        answer = await ask(pipeline, asked, 0.3)
+        assert (answer.text, answer.source) == (TEXT[CURSOR:LINE_END], Source.ENGINE)
+        assert answer.prompt_tokens <= 45
+        await asyncio.sleep(0.05)
+        warming = next(decode for decode in engine.decodes if decode.request.work_class is WorkClass.WARMING)
+        assert len(warming.request.input_ids) > 200
+        again = await ask(pipeline, asked, 0.3)
+        assert (again.source, again.prompt_tokens) == (Source.ENGINE, len(warming.request.input_ids))
+        await asyncio.sleep(0.01)
+        assert (await ask(pipeline, asked)).source is Source.MEMORY
+
+    run(check)
+
+
+def test_a_request_that_cannot_be_on_time_is_refused(run: Callable[..., None]) -> None:
+    """Cold prompts of one tenant, each needing most of the time: a later one is refused with a hint, and served when they are read."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        pipeline._planner._rate.s_per_token = 0.4 / len(pipeline._builder.build(query()).tokens)
+        first = [asyncio.create_task(ask(pipeline, elsewhere(turn), 0.6)) for turn in range(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded, match="a wait of") as refusal:
+            await ask(pipeline, elsewhere(2), 0.6)
+        assert refusal.value.retry_after_s == pytest.approx(0.8)
+        await asyncio.sleep(0.1)
+        assert (await ask(pipeline, elsewhere(2), 0.6)).text
+        await asyncio.gather(*first)
+
+    run(check, seconds_per_token=0.03)
 
 
 def test_many_cancelled_requests_leave_nothing(run: Callable[..., None]) -> None:

@@ -106,3 +106,18 @@ def test_an_empty_document_still_makes_a_prompt(builder: PromptBuilder) -> None:
     """There is always at least one token to decode from."""
     assert builder.build(Query("", "")).tokens
     assert builder.build(Query("a", "")).tokens
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(32, 200), st.integers(0, 300), st.integers(0, 40))
+def test_a_shortened_prompt_keeps_to_its_size(builder: PromptBuilder, qwen: Tokenizer, size: int, line: int, column: int) -> None:
+    """However much text there is, it has at most so many tokens, and ends at the cursor."""
+    at = len("".join(LINES[:line])) + column
+    text = "".join(LINES)
+    prompt = builder.shortened(Query(text[:at], text[at:]), size)
+    assert prompt.shortened
+    assert len(prompt.tokens) <= size
+    end = prompt.tokens.index(qwen.control("<|fim_middle|>")) + 1
+    kept = qwen.decode(prompt.tokens[end:]) + prompt.healed.decode()
+    assert text[:at].endswith(kept)
+    assert kept or not at

@@ -6,6 +6,7 @@ service encodes requests with this module, the CPU engine decodes them with it, 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,24 @@ _OUTPUT_BY_NAME = {t.name: t for t in OUTPUTS}
 PARAM_DEADLINE_MS = "deadline_ms"
 """Milliseconds from arrival by which the work is worthless: the order of scheduling, and the end of the sequence."""
 PARAM_NAMESPACE = "cache_namespace"
-"""KV is shared only between requests of one namespace."""
+"""KV is shared only between requests of one namespace, and engine time is divided fairly between namespaces."""
+PARAM_CLASS = "work_class"
+"""A `WorkClass`: who waits for the work."""
+PARAM_WEIGHT = "share_weight"
+"""The namespace's part of the engine's time against that of the others, from 1 on."""
+
+
+class WorkClass(enum.StrEnum):
+    """Who waits for the work; the values of `work_class`."""
+
+    MANUAL = "manual"
+    """Somebody has asked by hand."""
+    AUTOMATIC = "automatic"
+    """An editor has asked while its user typed."""
+    WARMING = "warming"
+    """The tenant's next requests: a prompt is read ahead of them, within the tenant's share but behind all it has asked for."""
+    BACKGROUND = "background"
+    """Nobody yet: prefetch, which runs only when nothing else wants the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,8 @@ class EngineRequest:
     return_perf_metrics: bool = False
     deadline_ms: int | None = None
     namespace: str = ""
+    work_class: WorkClass = WorkClass.AUTOMATIC
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +265,20 @@ def _whole_number(name: str, value: object) -> int:
         raise ContractError(f"{name}: expected a whole number") from None
 
 
+def _work_class(value: object) -> WorkClass:
+    try:
+        return WorkClass(str(value))
+    except ValueError:
+        raise ContractError(f"{PARAM_CLASS}: expected one of {', '.join(WorkClass)}") from None
+
+
+def _weight(value: object) -> int:
+    weight = _whole_number(PARAM_WEIGHT, value)
+    if weight < 1:
+        raise ContractError(f"{PARAM_WEIGHT}: {weight}, expected at least 1")
+    return weight
+
+
 def decode_request(tensors: Mapping[str, Array], parameters: Mapping[str, object]) -> EngineRequest:
     """The request that the tensors and Triton request parameters stand for; ContractError names the first offender."""
     _checked(tensors)
@@ -279,6 +313,8 @@ def decode_request(tensors: Mapping[str, Array], parameters: Mapping[str, object
         return_perf_metrics=scalar("return_perf_metrics", False),
         deadline_ms=None if deadline is None else _whole_number(PARAM_DEADLINE_MS, deadline),
         namespace=str(parameters.get(PARAM_NAMESPACE, "")),
+        work_class=_work_class(parameters.get(PARAM_CLASS, WorkClass.AUTOMATIC)),
+        weight=_weight(parameters.get(PARAM_WEIGHT, 1)),
     )
 
 

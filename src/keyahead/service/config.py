@@ -32,6 +32,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _VERSION = re.compile(r"([0-9a-f]{12})?")
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
 _REDIS_URL = re.compile(r"unix://|rediss?(\+(sentinel|cluster))?://")
+_MAX_WEIGHT = 1000
 _MIN_KEY_BYTES = 16
 """128 bits, so that the cache's keyed digests cannot be searched for by trying keys."""
 
@@ -67,6 +68,16 @@ def _redis(url: str | None) -> str | None:
 
 def _key(key: bytes) -> str | None:
     return None if not key or len(key) >= _MIN_KEY_BYTES else f"must be at least {2 * _MIN_KEY_BYTES} hexadecimal digits"
+
+
+def _read_weights(text: str) -> tuple[tuple[str, int], ...]:
+    pairs = (pair.strip().partition("=") for pair in text.split(","))
+    return tuple((tenant, int(weight)) for tenant, _, weight in pairs)
+
+
+def _weights(weights: tuple[tuple[str, int], ...]) -> str | None:
+    wrong = [tenant for tenant, weight in weights if not _TENANT.fullmatch(tenant) or not 1 <= weight <= _MAX_WEIGHT]
+    return f"must give every tenant a weight of 1 to {_MAX_WEIGHT}" if wrong else None
 
 
 def _anything(_: object) -> None:
@@ -111,6 +122,10 @@ class ServiceConfig:
     max_context_files: int = _setting(16, int, _between(0, 256))
     max_in_flight: int = _setting(256, int, _between(1, 100_000))
     """Hard stop: calls beyond it are refused on arrival."""
+    engine_places: int = _setting(16, int, _between(4, 4096))
+    """Generations at the engine at once, as many as it works on side by side: `max_batch_size` of a GPU engine."""
+    tenant_weights: tuple[tuple[str, int], ...] = _setting((), _read_weights, _weights)
+    """Parts of the engine's time, as `tenant=3,other=2`; a tenant that is not named has 1."""
     tls_cert: Path | None = _setting(None, Path, _file)
     """Certificate chain, PEM; with tls_key."""
     tls_key: Path | None = _setting(None, Path, _file)
@@ -186,6 +201,7 @@ _KINDS: Final[dict[object, str]] = {
     int: "a whole number",
     bytes.fromhex: "hexadecimal digits",
     _boolean: "1 or 0",
+    _read_weights: "tenant=3,other=2 with whole numbers",
     str: "text",
     Path: "a path",
 }

@@ -19,8 +19,10 @@ from keyahead.engine.contract import (
     DTYPES,
     INPUTS,
     MODEL_NAME,
+    PARAM_CLASS,
     PARAM_DEADLINE_MS,
     PARAM_NAMESPACE,
+    PARAM_WEIGHT,
     PERF_OUTPUTS,
     Array,
     ContractError,
@@ -199,6 +201,9 @@ def _message(request_id: str, request: EngineRequest) -> triton_pb2.ModelInferRe
         message.parameters[PARAM_DEADLINE_MS].int64_param = request.deadline_ms
     if request.namespace:
         message.parameters[PARAM_NAMESPACE].string_param = request.namespace
+    if not request.stop:
+        message.parameters[PARAM_CLASS].string_param = request.work_class
+        message.parameters[PARAM_WEIGHT].int64_param = request.weight
     for name, array in encode_request(request).items():
         message.inputs.add(name=name, datatype=_DATATYPES[name], shape=array.shape)
         message.raw_input_contents.append(array.tobytes())

@@ -28,6 +28,8 @@ LAG_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 
 LAG_TICK_S: Final = 0.01
 
 STAGES: Final = tuple(each.name for each in fields(Timings))
+QUEUE: Final = "queue"
+"""The stage of a generation, not of a call: its wait for a place at the engine."""
 
 
 class Metrics:
@@ -56,6 +58,13 @@ class Metrics:
         self.drafts_accepted = Counter("keyahead_drafts_accepted", "Draft tokens the model agreed with.", ("source",), registry=registry)
         self.cancels = Counter("keyahead_cancels", "Calls whose client left, by the stage they were in.", ("phase",), registry=registry)
         self.superseded = Counter("keyahead_superseded", "Calls ended by a newer one of their session.", registry=registry)
+        self.admission = Counter(
+            "keyahead_admission",
+            "Generations by who waits for them and what became of their place.",
+            ("class", "outcome"),
+            registry=registry,
+        )
+        """`outcome` is start, refuse, drop or evict; one that started may be evicted later."""
         self.tokens = Counter("keyahead_tokens", "Tokens of answered calls.", ("kind",), registry=registry)
         self.in_flight = Gauge("keyahead_requests_in_flight", "Calls being worked on.", registry=registry)
         self.loop_lag = Histogram(
@@ -65,7 +74,7 @@ class Metrics:
         Info("keyahead_build", "What is running.", registry=registry).info(
             {"version": version("keyahead"), "model": model_name, "model_version": model_version}
         )
-        for stage in STAGES:
+        for stage in (*STAGES, QUEUE):
             self.stages.labels(stage)
 
     def answered(self, answer: Answer) -> None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from keyahead.cache import CacheSettings, Entry, PrefixCache, RedisSettings, Scope, open_cache
 from keyahead.engine import catalogue
 from keyahead.engine.catalogue import Model
-from keyahead.engine.contract import MAX_DRAFTS, EngineRequest
+from keyahead.engine.contract import MAX_DRAFTS, EngineRequest, WorkClass
 from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.admission import Ticket
 from keyahead.service.cache_metrics import CacheMetrics
+from keyahead.service.cold import Planner, PrefillRate, ReadPrompts
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter
@@ -25,10 +27,12 @@ from keyahead.service.drafting.sources import Document, Suggestions
 from keyahead.service.drafting.sources import Source as DraftSource
 from keyahead.service.engine_client import EngineClient
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
+from keyahead.service.gate import Gate
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Query, Source, Superseded
+from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Query, Source, Superseded, Trigger
 from keyahead.service.prompt import PROMPT_VERSION, PromptBuilder
+from keyahead.service.read_ahead import ReadAhead
 from keyahead.service.sessions import Sessions
 from keyahead.service.speculation import Speculation
 from keyahead.service.trim import TrimContext, language_of, opens_block
@@ -75,6 +79,11 @@ class Pipeline:
         self._cache = cache
         self._metrics = metrics
         self._builder = PromptBuilder(model, tokenizer)
+        read, rate = ReadPrompts(), PrefillRate()
+        self._planner = Planner(self._builder, read, rate)
+        self._gate = Gate(config.engine_places, read, rate, metrics)
+        self._ahead = ReadAhead(self._gate, engine, read, rate)
+        self._weights = dict(config.tenant_weights)
         self._sessions = Sessions()
         self._arbiter = Arbiter()
         self._running: dict[Generation, asyncio.Task[None]] = {}
@@ -93,7 +102,7 @@ class Pipeline:
     async def aclose(self) -> None:
         """Stop all decoding and close the engine's and the cache's connections."""
         await self._engine.aclose()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await asyncio.gather(*self._running.values(), self._ahead.aclose(), return_exceptions=True)
         await self._cache.aclose()
 
     async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
@@ -112,6 +121,7 @@ class Pipeline:
             source = Source.IN_FLIGHT
             while answer is None:
                 if generation is None:
+                    self._sessions.choose(session, waiter.place, None)  # The older one leaves its place before another is asked for.
                     generation, source = self._begin(query, task, waiter), Source.ENGINE
                 self._sessions.choose(session, waiter.place, generation)
                 async with aclosing(self._follow(generation, waiter, task, source)) as deltas:
@@ -159,12 +169,17 @@ class Pipeline:
 
     def _begin(self, query: Query, task: _Task, waiter: Waiter) -> Generation:
         begin = time.monotonic()
-        prompt = self._builder.build(query)
+        self._gate.note_progress()
+        plan = self._planner.plan(query, waiter.deadline.remaining())
+        prompt, weight = plan.prompt, self._weights.get(query.tenant, 1)
+        work_class = WorkClass.MANUAL if query.trigger is Trigger.MANUAL else WorkClass.AUTOMATIC
         request = EngineRequest(
             end_id=self._end_id,
             pad_id=self._end_id,
             stop_words=self._block_stops if task.trimming.multiline else self._line_stops,
             namespace=query.tenant,
+            work_class=work_class,
+            weight=weight,
         )
         decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, task.max_tokens)
         speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, self._sources(query), self._arbiter, MAX_DRAFTS)
@@ -178,8 +193,13 @@ class Pipeline:
             Deadline(waiter.deadline.at + LINGER_S),
         )
         waiter.timings.prompt = _ms_since(begin)
-        running = self._running[generation] = asyncio.create_task(generation.run(self._engine), name="generation")
+        ticket = Ticket(query.tenant, work_class, waiter.deadline.at, plan.cold_s, generation, weight)
+        self._gate.offer(ticket, prompt, plan.cold_tokens)
+        way = self._gate.run(ticket, lambda: generation.run(self._engine), generation.deadline)
+        running = self._running[generation] = asyncio.create_task(way, name="generation")
         running.add_done_callback(lambda _: self._end(generation))
+        if plan.behind is not None:
+            self._ahead.start((query.tenant, query.session_id), plan.behind, weight)
         return generation
 
     def _sources(self, query: Query) -> list[DraftSource]:
@@ -196,7 +216,8 @@ class Pipeline:
         self._sessions.forget(generation)
         decoding, place = generation.decoding, generation.place
         text = decoding.suggestion()
-        if generation.error is None and decoding.finish is not None and text:
+        whole = not generation.prompt.shortened  # What a shortened prompt gave is for now; the next key shall find better.
+        if whole and generation.error is None and decoding.finish is not None and text:
             tokens = num_tokens(text, decoding.token_ends)
             ends = (*decoding.token_ends[: tokens - 1], len(text))
             self._cache.store(place.scope, place.prefix, place.suffix, Entry(text, decoding.finish.value, tokens, ends))

@@ -40,6 +40,8 @@ class Prompt:
     """Text taken back from the prompt's end; the completion begins after it."""
     healed_token: int = 0
     """The token taken back."""
+    shortened: bool = False
+    """It holds only what is next to the cursor, for want of time to read the rest."""
 
 
 def window_start(prefix: str, max_chars: int) -> int:
@@ -86,6 +88,17 @@ class PromptBuilder:
         if not tokens:
             return Prompt(tuple(prefix))
         return Prompt(tuple(tokens), healed, prefix[-1] if prefix else 0)
+
+    def shortened(self, query: Query, max_tokens: int) -> Prompt:
+        """At most so many tokens: a quarter for what follows the cursor, the rest for the nearest lines before it, no other files."""
+        frame = self._suffix(query.suffix, max_tokens // 4)[-max_tokens // 4 :]
+        room = max_tokens - len(frame)
+        earliest = max(0, len(query.prefix) - room * CHARS_PER_TOKEN)
+        start = query.prefix.find("\n", earliest) + 1 if earliest else 0
+        prefix = self._tokenizer.encode(query.prefix[start or earliest :])[-room:]
+        if not prefix:
+            return Prompt(tuple(frame), shortened=True)
+        return Prompt((*frame, *prefix[:-1]), self._tokenizer.token_bytes(prefix[-1]), prefix[-1], shortened=True)
 
     def first_token_bias(self, healed: bytes) -> Array | None:
         """FP32 [vocabulary] that leaves only tokens beginning with `healed`; None where nothing needs healing."""

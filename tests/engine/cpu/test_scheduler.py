@@ -4,21 +4,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyahead.engine.contract import ContractError, EngineRequest
+from keyahead.engine.contract import ContractError, EngineRequest, WorkClass
 from keyahead.engine.cpu.blocks import BlockPool
 from keyahead.engine.cpu.scheduler import Limits, Scheduler, Step
 from keyahead.engine.cpu.sequence import Finish, Sequence
 
 VOCAB = 1000
+STEP_MS = 40.0
 Results = list[tuple[Sequence, list[int]]]
 
 
 def make(num_blocks: int = 64, **limits: int) -> Scheduler:
     """A scheduler with a small chunk."""
-    return Scheduler(Limits(VOCAB, **{"chunk": 16, "patience": 4, **limits}), BlockPool(num_blocks), lambda: 1)
+    return Scheduler(Limits(VOCAB, **{"chunk": 16, "patience": 4, "yielding": 8, **limits}), BlockPool(num_blocks), lambda: 1)
 
 
-def add(scheduler: Scheduler, length: int, first: int = 1, deadline: float = 1.0, drafts: tuple[int, ...] = (), **request: int) -> Sequence:
+def add(
+    scheduler: Scheduler, length: int, first: int = 1, deadline: float = 1.0, drafts: tuple[int, ...] = (), **request: object
+) -> Sequence:
     """A request for `length` ascending tokens, so that the next is known."""
     tokens = tuple((first + i) % VOCAB for i in range(length))
     made = EngineRequest(input_ids=tokens, draft_ids=drafts, **{"max_new_tokens": 4, **request})  # type: ignore[arg-type]
@@ -201,6 +204,97 @@ jobs = st.lists(
 )
 
 
+def use_up(scheduler: Scheduler, namespace: str = "flood") -> None:
+    """Let a tenant have the engine until it is beyond its share, beside one that asks for nothing after its first request."""
+    other = add(scheduler, 1, namespace="typist", max_new_tokens=1)
+    sequence = add(scheduler, 1, namespace=namespace, max_new_tokens=100)
+    while other.finish is None or sequence.finish is None:
+        step, _ = run(scheduler)
+        scheduler.adapt(step, STEP_MS)
+
+
+def spaces(step: Step) -> set[str]:
+    return {piece.sequence.request.namespace for piece in step.slices}
+
+
+def test_a_flood_waits_for_a_typist_and_its_steps_are_short() -> None:
+    """Beyond its share a tenant has no prefill in others' steps, and small ones of its own."""
+    scheduler = make()
+    use_up(scheduler)
+    for index in range(5):
+        add(scheduler, 100, first=10 + 100 * index, deadline=0.1, namespace="flood")
+    step, _ = run(scheduler)
+    assert sum(len(piece.tokens) for piece in step.slices) == 8
+    typist = add(scheduler, 40, deadline=9.0, namespace="typist")
+    steps = [run(scheduler)[0] for _ in range(7)]
+    assert typist.finish is Finish.LENGTH
+    assert all(spaces(step) == {"typist"} for step in steps)
+    assert spaces(run(scheduler)[0]) == {"flood"}
+
+
+def test_a_decode_beyond_its_share_is_a_guest() -> None:
+    """A few single tokens go along with the steps of others, more do not."""
+    scheduler = make()
+    use_up(scheduler)
+    flood = [add(scheduler, 3, first=10 * index, namespace="flood", max_new_tokens=30) for index in range(6)]
+    while not all(sequence.generated for sequence in flood):
+        run(scheduler)
+    add(scheduler, 3, deadline=9.0, namespace="typist")
+    step, _ = run(scheduler)
+    assert [len(piece.tokens) for piece in step.slices] == [2, 1, 1, 1, 1]
+    assert step.slices[0].sequence.request.namespace == "typist"
+
+
+def test_background_work_is_alone_and_short() -> None:
+    """It is in no step with other work, whatever its deadline, and is not charged to its tenant."""
+    scheduler = make()
+    behind = add(scheduler, 200, first=500, deadline=0.0, work_class=WorkClass.BACKGROUND)
+    step, _ = run(scheduler)
+    assert [len(piece.tokens) for piece in step.slices] == [8]
+    front = add(scheduler, 40, deadline=9.0)
+    while front.finish is None:
+        step, _ = run(scheduler)
+        assert {piece.sequence for piece in step.slices} == {front}
+    finish(scheduler)
+    assert behind.finish is Finish.LENGTH
+    assert scheduler.counters.class_tokens["background"] == 203
+
+
+def test_warming_is_within_the_share_but_behind_what_was_asked_for() -> None:
+    """It goes before a flood of another tenant, after its own tenant's requests, and in small chunks."""
+    scheduler = make()
+    use_up(scheduler)
+    add(scheduler, 100, first=300, deadline=0.0, namespace="flood")
+    warming = add(scheduler, 60, first=500, deadline=0.0, namespace="typist", work_class=WorkClass.WARMING)
+    step, _ = run(scheduler)
+    assert [(piece.sequence, len(piece.tokens)) for piece in step.slices] == [(warming, 8)]
+    asked = add(scheduler, 40, first=700, deadline=9.0, namespace="typist")
+    assert [piece.sequence for piece in run(scheduler)[0].slices] == [asked]
+
+
+def test_what_was_asked_for_by_hand_goes_first() -> None:
+    """Of two cold prompts of one tenant the one asked for by hand is computed, although it is due later."""
+    scheduler = make()
+    add(scheduler, 64, first=100, deadline=1)
+    by_hand = add(scheduler, 64, first=300, deadline=9, work_class=WorkClass.MANUAL)
+    assert [piece.sequence for piece in run(scheduler)[0].slices] == [by_hand]
+
+
+def test_memory_is_taken_from_the_flood() -> None:
+    """When blocks run out, a tenant beyond its share gives them to one within, whatever the deadlines."""
+    scheduler = make(num_blocks=4)
+    use_up(scheduler)
+    flood = add(scheduler, 100, deadline=0.1, first=500, namespace="flood")
+    while flood.num_computed < 90:
+        run(scheduler)
+    typist = add(scheduler, 60, deadline=9.0, namespace="typist")
+    while typist.finish is None:
+        run(scheduler)
+    assert scheduler.counters.preempted == 1
+    finish(scheduler)
+    assert flood.finish is Finish.LENGTH
+
+
 @settings(max_examples=60, deadline=None)
 @given(jobs, st.integers(5, 12))
 def test_every_request_gets_its_own_answer_under_memory_pressure(plan: list[tuple[int, int, int, int, bool]], num_blocks: int) -> None:
@@ -209,11 +303,13 @@ def test_every_request_gets_its_own_answer_under_memory_pressure(plan: list[tupl
     sequences = []
     for length, first, output, num_drafts, _ in plan:
         drafts = tuple((first + length + i) % VOCAB for i in range(num_drafts))
-        sequences.append(add(scheduler, length, first, deadline=length % 7, drafts=drafts, max_new_tokens=output))
+        who = {"namespace": "ab"[length % 2], "work_class": list(WorkClass)[output % 4]}
+        sequences.append(add(scheduler, length, first, deadline=length % 7, drafts=drafts, max_new_tokens=output, **who))
     for turn in range(2000):
         if not scheduler.sequences:
             break
-        run(scheduler)
+        step, _ = run(scheduler)
+        scheduler.adapt(step, STEP_MS)
         for sequence, (*_, cancelled) in zip(sequences, plan, strict=True):
             sequence.cancelled = sequence.cancelled or (cancelled and turn == sequence.num_prompt % 5)
         scheduler.reap(-1)

@@ -6,10 +6,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from keyahead.engine.contract import BLOCK_TOKENS, EngineRequest
+from keyahead.engine.contract import BLOCK_TOKENS, EngineRequest, WorkClass
 from keyahead.engine.cpu.blocks import Block, BlockPool, Digest, Match, chain_digest, root_digest
+from keyahead.engine.cpu.fairness import LEVELS
 
 NEVER = float("inf")
+_RANKS = {work_class: rank for rank, work_class in enumerate(WorkClass)}
 
 
 class Phase(enum.Enum):
@@ -18,6 +20,14 @@ class Phase(enum.Enum):
     QUEUED = "queued"
     PREFILL = "prefill"
     DECODE = "decode"
+
+
+class Kind(enum.IntEnum):
+    """What kind of work a sequence is now, in the order in which the kinds are served."""
+
+    WITHIN_SHARE = 0
+    BEYOND_SHARE = 1
+    BACKGROUND = 2
 
 
 class Finish(enum.Enum):
@@ -43,6 +53,8 @@ class Sequence:
     """Seconds on the scheduler's clock: the order of work, and the end of the sequence."""
     serial: int = 0
     """Order of arrival, which decides between equal deadlines."""
+    level: int = 0
+    """How much of its share of the engine its tenant uses, as the scheduler found it last (`fairness.py`)."""
     arrival_ns: int = 0
     is_cancelled: Callable[[], bool] = lambda: False
     """Asks the transport whether the client is gone."""
@@ -75,9 +87,16 @@ class Sequence:
             self._stops.setdefault(word[-1], []).append(word)
 
     @property
-    def order(self) -> tuple[float, int]:
-        """Earliest deadline first."""
-        return self.deadline, self.serial
+    def kind(self) -> Kind:
+        """What kind of work it is now."""
+        if self.request.work_class is WorkClass.BACKGROUND:
+            return Kind.BACKGROUND
+        return Kind.BEYOND_SHARE if self.level >= LEVELS else Kind.WITHIN_SHARE
+
+    @property
+    def order(self) -> tuple[Kind, int, int, float, int]:
+        """By kind and level, then by who waits for it, then by the earliest deadline."""
+        return self.kind, self.level, _RANKS[self.request.work_class], self.deadline, self.serial
 
     @property
     def num_prompt(self) -> int:

@@ -21,6 +21,9 @@ def samples(loop: EngineLoop) -> Iterator[Sample]:
         yield "keyahead_engine_tokens_total", {"kind": kind}, getattr(counters, f"{kind}_tokens")
     yield "keyahead_engine_tokens_after_cancel_total", {}, counters.tokens_after_cancel
     yield "keyahead_engine_preempted_total", {}, counters.preempted
+    yield "keyahead_engine_yielding_steps_total", {}, counters.yielding_steps
+    for work_class, count in dict(counters.class_tokens).items():
+        yield "keyahead_engine_class_tokens_total", {"class": work_class}, count
     for reason, count in dict(counters.finished).items():
         yield "keyahead_engine_finished_total", {"reason": reason}, count
     for phase, count in dict(counters.cancelled_in).items():
@@ -31,7 +34,9 @@ _HELP = {
     "keyahead_engine_steps_total": "Forward passes.",
     "keyahead_engine_tokens_total": "Tokens computed, or found in the KV cache (reused), or drafts accepted.",
     "keyahead_engine_tokens_after_cancel_total": "Tokens computed for a request after its cancel was known.",
-    "keyahead_engine_preempted_total": "Sequences that gave their KV blocks to an earlier deadline.",
+    "keyahead_engine_preempted_total": "Sequences that gave their KV blocks to one whose turn was earlier.",
+    "keyahead_engine_yielding_steps_total": "Short steps, given to tenants beyond their share or to background work.",
+    "keyahead_engine_class_tokens_total": "Tokens computed, by who waits for them.",
     "keyahead_engine_finished_total": "Sequences ended, by reason.",
     "keyahead_engine_cancelled_total": "Sequences cancelled, by what they were doing.",
 }
