@@ -157,7 +157,7 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step; empty when there is nothing to do."""
         step = Step()
-        ordered = sorted(self.sequences, key=lambda sequence: sequence.order)
+        ordered = sorted((sequence for sequence in self.sequences if not sequence.held), key=lambda sequence: sequence.order)
         for sequence in ordered:
             self._prepare(sequence, step)
         active = [sequence for sequence in ordered if sequence.started]
