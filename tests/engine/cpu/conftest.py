@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,10 @@ from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
 from keyahead.engine.cpu.sequence import Sequence
+from keyahead.engine.store import RichProgress
 from keyahead.engine.tokenizer import Tokenizer
+from keyahead.stack import redis
+from tests.cache.conftest import RedisServer
 
 NUM_BLOCKS = 160
 TEXT = "\n".join(path.read_text() for path in sorted(Path(threading.__file__).parent.glob("[a-d]*.py")))
@@ -80,6 +84,17 @@ class Engine:
         while self.loop.counters.steps < target:
             assert time.monotonic() < until
             time.sleep(0.001)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """An empty server; its program is fetched if it is not there."""
+    program = redis.install(RichProgress(), offline=False)
+    for name, value in {**program.environment, "PATH": f"{program.path.parent}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(name, value)
+    server = RedisServer(tmp_path)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ class _Write:
     block: BlockId
     name: str
     payload: bytes
+    surplus: list[str]
+    """Names of blocks over the capacity, to be deleted with this write: they were written before it, as the queue keeps its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class KvStore:
         """Guards what several threads change: the ledger and what it gives up, the breakers, the counters."""
         self._ledger = Ledger(settings.capacity, _TTL_S * (1 - _TTL_JITTER), clock)
         self._surplus: list[str] = []
-        """Names of blocks over the capacity, to be deleted with the next write."""
+        """What the next write is to delete."""
         self._allowance = Allowance(settings.bytes_per_s, settings.burst_bytes, clock)
         self._reading = Breaker(lambda state: log.info("reading KV blocks from Redis: breaker %s", state))
         self._writing = Breaker(lambda state: log.info("writing KV blocks to Redis: breaker %s", state))
@@ -131,8 +133,10 @@ class KvStore:
     def offer(self, block: BlockId, payload: bytes) -> None:
         """Write a block, soon; for the engine's thread, after `wants`."""
         name = self._sealer.name(block)
-        self._list(block, name)
-        self._writes.put_nowait(_Write(block, name, payload))
+        with self._lock:
+            surplus = [*self._surplus, *self._ledger.add(block.key, name)]
+            self._surplus = []
+        self._writes.put_nowait(_Write(block, name, payload, surplus))
 
     def close(self) -> None:
         """End the threads, which their timeouts see to, and the connections; what waits to be written is dropped."""
@@ -154,6 +158,7 @@ class KvStore:
         if fetch is _PROBE:
             return self._probe()
         if self._clock() >= fetch.give_up:
+            self._report(self._reading, well=False)
             return []
         names = [self._sealer.name(block) for block in fetch.blocks]
         try:
@@ -167,7 +172,8 @@ class KvStore:
             payload = self._opened(block, value)
             if payload is None:
                 break
-            self._list(block, name)
+            with self._lock:
+                self._surplus += self._ledger.add(block.key, name)
             payloads.append(payload)
         return payloads
 
@@ -180,10 +186,6 @@ class KvStore:
         with self._lock:
             self._ledger.discard(block.key)
         return None
-
-    def _list(self, block: BlockId, name: str) -> None:
-        with self._lock:
-            self._surplus += self._ledger.add(block.key, name)
 
     def _probe(self) -> list[bytes]:
         try:
@@ -200,15 +202,15 @@ class KvStore:
                 with self._lock:
                     self.dropped_blocks += 1
                     self._ledger.discard(write.block.key)
+                    self._surplus += write.surplus
 
     def _write(self, write: _Write) -> bool:
-        with self._lock:
-            surplus, self._surplus = self._surplus, []
         jitter = random.uniform(1 - _TTL_JITTER, 1 + _TTL_JITTER)  # noqa: S311  # spreads load, keeps no secret
         try:
+            # First: a block given up may be the very one that is wanted again.
+            if write.surplus:
+                self._client.unlink(*write.surplus)
             self._client.set(write.name, self._sealer.seal(write.block, write.payload), px=round(_TTL_S * 1000 * jitter))
-            if surplus:
-                self._client.unlink(*surplus)
         except (RedisError, OSError):
             self._report(self._writing, well=False)
             return False
