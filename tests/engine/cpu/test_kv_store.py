@@ -206,6 +206,7 @@ def test_nothing_in_redis_or_the_log_tells_what_was_typed(redis_server: RedisSer
         ({"KEYAHEAD_REDIS_URL": "redis://h"}, 9, "KEYAHEAD_CACHE_KEY is not set to at least 64 hexadecimal digits"),
         ({"KEYAHEAD_REDIS_URL": "redis://h", "KEYAHEAD_CACHE_KEY": "geheim" * 20}, 9, "KEYAHEAD_CACHE_KEY is not set to at least 64"),
         ({"KEYAHEAD_REDIS_URL": "redis+cluster://:pw@h", "KEYAHEAD_CACHE_KEY": "ab" * 32}, 9, "begins with redis+cluster"),
+        ({"KEYAHEAD_REDIS_URL": "redis://:pw@h:port", "KEYAHEAD_CACHE_KEY": "ab" * 32}, 9, "not an address"),
         ({"KEYAHEAD_REDIS_URL": "redis://h", "KEYAHEAD_CACHE_KEY": "ab" * 32}, 0, "kv_store_mb"),
     ],
 )

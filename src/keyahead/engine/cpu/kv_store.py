@@ -245,10 +245,14 @@ def _connect(url: str) -> Redis:
 def open_store(environment: Mapping[str, str], fingerprint: bytes, capacity: int) -> KvStore | None:
     """The store that the service's own variables name; None, with a line in the log that says why, if there is to be none."""
     url, key = environment.get("KEYAHEAD_REDIS_URL", ""), environment.get("KEYAHEAD_CACHE_KEY", "")
-    if reason := _objection(url, key, capacity):
-        log.info("KV blocks stay in this process: %s", reason)
-        return None
-    return KvStore(StoreSettings(url, bytes.fromhex(key), fingerprint, capacity))
+    reason = _objection(url, key, capacity)
+    try:
+        if not reason:
+            return KvStore(StoreSettings(url, bytes.fromhex(key), fingerprint, capacity))
+    except ValueError:  # whose text would quote the address
+        reason = "KEYAHEAD_REDIS_URL is not an address of Redis"
+    log.info("KV blocks stay in this process: %s", reason)
+    return None
 
 
 def _objection(url: str, key: str, capacity: int) -> str:
