@@ -82,7 +82,7 @@ class ColdEngine:
 
     def _has_written(self, num_blocks: int) -> bool:
         assert self.store is not None
-        return self.store.written_bytes >= num_blocks * self._bytes_per_block
+        return bool(self.store.written_bytes >= num_blocks * self._bytes_per_block)
 
     def close(self) -> None:
         """End its threads."""

@@ -92,7 +92,7 @@ class Rig:
                 row = hash((piece.sequence.request.namespace, known)).to_bytes(8, "big", signed=True)
                 rows[8 * (place % BLOCK_TOKENS) : 8 * (place % BLOCK_TOKENS) + 8] = row
                 self.memory[index] = bytes(rows)
-        sampled = [[((piece.tokens[-1] + 1) % VOCAB, None)] for piece in step.slices if piece.samples]
+        sampled: list[list[tuple[int, float | None]]] = [[((piece.tokens[-1] + 1) % VOCAB, None)] for piece in step.slices if piece.samples]
         filled = self.cold.filled(step)
         self.scheduler.commit(step, sampled)
         self.cold.offer(filled)
