@@ -83,6 +83,8 @@ class Rig:
         self.scheduler.reap(now)
         self.cold.settle(now)
         step = self.scheduler.schedule()
+        for copy in step.copies:
+            self.memory[copy.target] = self.memory[copy.source]
         for piece in step.slices:
             for place, token in enumerate(piece.tokens, piece.start):
                 index = piece.blocks[place // BLOCK_TOKENS]
