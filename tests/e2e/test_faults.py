@@ -32,6 +32,18 @@ def test_a_killed_engine_is_seen_and_restarted(stack: Running, victim: str) -> N
     assert stack.complete(PREFIX, "\n").text
 
 
+def test_a_restarted_engine_finds_in_redis_what_the_dead_one_has_computed(stack: Running) -> None:
+    """The beginning of a long document is read, not computed again; only what is typed since is new to it."""
+    prefix = SOURCE[30000:32500]
+    stack.complete(prefix, "\n")
+    assert eventually(lambda: stack.engine_counter("keyahead_engine_kv_store_written_bytes_total") > 0, 30)
+    stack.child("triton_python_backend_stub").kill()
+    assert eventually(lambda: not stack.is_serving(), 10)
+    assert eventually(stack.is_serving, 90)
+    stack.complete(prefix + " zzq", "\n")
+    assert eventually(lambda: stack.engine_counter("keyahead_engine_kv_store_tokens_total") >= 256, 10)
+
+
 def test_a_killed_service_is_restarted_and_finds_its_answers_in_redis(stack: Running) -> None:
     """What one service process has answered, the next one has from Redis."""
     prefix = PREFIX.replace("triple", "fourfold")

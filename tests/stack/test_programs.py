@@ -45,6 +45,16 @@ def test_the_service_starts_last_and_finds_the_others(run: RunFolder, tmp_path: 
     assert config.cache_key
 
 
+def test_the_engine_may_use_redis_too(run: RunFolder, tmp_path: Path) -> None:
+    """Triton gets the service's address and key, by its environment and not by its repository; Redis never gets the key."""
+    redis, triton, service = composed(run, tmp_path, redis=True).programs
+    for variable in ("KEYAHEAD_REDIS_URL", "KEYAHEAD_CACHE_KEY"):
+        assert triton.environment[variable] == service.environment[variable]
+    assert "KEYAHEAD_CACHE_KEY" not in redis.environment
+    key = service.environment["KEYAHEAD_CACHE_KEY"]
+    assert not [path for path in run.path.rglob("*") if path.is_file() and key in path.read_text()]
+
+
 def test_an_operators_redis_is_used_and_none_is_started(run: RunFolder, tmp_path: Path) -> None:
     """With --redis-url the stack has two programs and the service gets the address."""
     stack = composed(run, tmp_path, redis=False, redis_url="redis://10.0.0.1:6379")

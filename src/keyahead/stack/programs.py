@@ -87,9 +87,14 @@ def compose(parts: Parts, ports: Ports, run: RunFolder) -> Stack:
         socket = run.path / "redis.sock"
         redis_url = f"unix://{socket}"
         programs.append(_redis(parts.redis, socket, ports.redis, redis_url))
-    programs.append(_triton(parts, ports, run))
+    shared = {
+        "KEYAHEAD_REDIS_URL": redis_url or "",
+        # One key for the whole life of the stack, so that what is restarted still finds what it has cached.
+        "KEYAHEAD_CACHE_KEY": os.environ.get("KEYAHEAD_CACHE_KEY") or secrets.token_hex(32),
+    }
+    programs.append(_triton(parts, ports, run, shared))
     address = f"127.0.0.1:{ports.grpc}"
-    programs.append(_service(parts, ports, address, redis_url))
+    programs.append(_service(parts, ports, address, shared))
     return Stack(tuple(programs), address, redis_url)
 
 
@@ -103,13 +108,13 @@ def _redis(program: redis.RedisProgram, socket: Path, port: int, url: str) -> Pr
     )
 
 
-def _triton(parts: Parts, ports: Ports, run: RunFolder) -> Program:
+def _triton(parts: Parts, ports: Ports, run: RunFolder, shared: Mapping[str, str]) -> Program:
     max_context = min(_MAX_CONTEXT_TOKENS, parts.model.context_tokens)
     models = repository.write_cpu(run.path / "repository", parts.model_folder, max_context=max_context)
     return Program(
         name="Triton",
         command=tuple(triton.command(parts.triton, models, triton.Ports(ports.triton, ports.triton_metrics), run.shm_prefix)),
-        environment=_environment(triton.environment(parts.triton, parts.libpython)),
+        environment=_environment({**triton.environment(parts.triton, parts.libpython), **shared}),
         rules=_TRITON_RULES,
         is_ready=functools.partial(probes.triton_ready, f"127.0.0.1:{ports.triton}"),
         needs_its_children=True,
@@ -117,7 +122,7 @@ def _triton(parts: Parts, ports: Ports, run: RunFolder) -> Program:
     )
 
 
-def _service(parts: Parts, ports: Ports, address: str, redis_url: str | None) -> Program:
+def _service(parts: Parts, ports: Ports, address: str, shared: Mapping[str, str]) -> Program:
     settings = {
         "KEYAHEAD_GRPC_PORT": str(ports.grpc),
         "KEYAHEAD_METRICS_PORT": str(ports.metrics),
@@ -125,9 +130,7 @@ def _service(parts: Parts, ports: Ports, address: str, redis_url: str | None) ->
         "KEYAHEAD_MODEL_FOLDER": str(parts.model_folder),
         "KEYAHEAD_MODEL_NAME": parts.model.name,
         "KEYAHEAD_MODEL_VERSION": parts.model.sha256[:12],
-        "KEYAHEAD_REDIS_URL": redis_url or "",
-        # One key for the whole life of the stack, so that a restarted service still finds what it has cached.
-        "KEYAHEAD_CACHE_KEY": os.environ.get("KEYAHEAD_CACHE_KEY") or secrets.token_hex(32),
+        **shared,
     }
     return Program(
         name="Service",
@@ -140,6 +143,6 @@ def _service(parts: Parts, ports: Ports, address: str, redis_url: str | None) ->
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    # The cache's key is for the service alone.
+    # The cache's key is for those who seal values, not for Redis.
     inherited = {name: value for name, value in os.environ.items() if name != "KEYAHEAD_CACHE_KEY"}
     return {**inherited, **own}

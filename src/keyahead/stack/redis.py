@@ -12,8 +12,8 @@ from keyahead.engine.store import Progress, SetupError
 from keyahead.stack import debs
 
 _CURE = "install redis-server, give a server of yours with --redis-url, or go without with --no-redis"
-_MAX_MEMORY = "256mb"
-"""A suggestion takes about 1 kB, so this holds some 200,000."""
+_MAX_MEMORY = "384mb"
+"""128 MB for the engine's KV blocks (`kv_store_mb`), 18 prompts of 600 tokens; the rest for some 200,000 suggestions of about 1 kB."""
 _MAX_SOCKET_PATH = 107
 """sun_path of unix(7), less the final zero."""
 

@@ -16,6 +16,7 @@ from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
 from keyahead.engine.cpu.sequence import Sequence
 from keyahead.engine.tokenizer import Tokenizer
+from tests.cache.servers import RedisServer
 
 NUM_BLOCKS = 160
 TEXT = "\n".join(path.read_text() for path in sorted(Path(threading.__file__).parent.glob("[a-d]*.py")))
@@ -80,6 +81,14 @@ class Engine:
         while self.loop.counters.steps < target:
             assert time.monotonic() < until
             time.sleep(0.001)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """An empty server."""
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from keyahead.engine.contract import BLOCK_TOKENS, Array, ContractError, EngineRequest, EngineResponse, Perf
 from keyahead.engine.cpu.blocks import BlockPool
+from keyahead.engine.cpu.cold_starts import ColdStarts, Store
 from keyahead.engine.cpu.sampling import Sampled, sample
 from keyahead.engine.cpu.scheduler import Limits, Scheduler, Step
 from keyahead.engine.cpu.sequence import NEVER, Finish, Sequence
@@ -43,11 +44,19 @@ class ModelRunner(Protocol):
     def finish(self) -> Array:
         """Wait for the logits, FP32 [rows, vocabulary]."""
 
+    def read_block(self, index: int) -> bytes:
+        """A block's KV, between steps."""
+
+    def write_block(self, index: int, payload: bytes) -> None:
+        """Replace it, between steps."""
+
 
 class EngineLoop:
     """Continuous batching over one runner. `submit` and `cancel` may be called from any thread."""
 
-    def __init__(self, runner: ModelRunner, limits: Limits, num_blocks: int, on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self, runner: ModelRunner, limits: Limits, num_blocks: int, on_crash: Callable[[], None], store: Store | None = None
+    ) -> None:
         """Start the thread; `on_crash` is called at its end if it ends by an error, when all clients have been told."""
         self._runner = runner
         self._on_crash = on_crash
@@ -56,6 +65,8 @@ class EngineLoop:
         self._clients: dict[Sequence, Client] = {}
         self._inbox: deque[tuple[Sequence, Client]] = deque()
         self._wake = threading.Condition()
+        self._cold = ColdStarts(self._scheduler.pool, runner, store, self._notify)
+        self.store_counters = self._cold.counters
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -105,18 +116,30 @@ class EngineLoop:
         while self._receive():
             for sequence in self._scheduler.reap(time.monotonic()):
                 self._fail(sequence, CANCELLED if sequence.finish is Finish.CANCELLED else DEADLINE)
+            self._cold.settle(time.monotonic())
             step = self._scheduler.schedule()
             if step.slices:
                 begin = time.perf_counter()
                 sampled = self._compute(step)
                 self._scheduler.adapt(step, (time.perf_counter() - begin) * 1e3)
+                filled = self._cold.filled(step)
                 self._deliver(step, sampled)
+                self._cold.offer(filled)
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _has_work(self) -> bool:
+        sequences = self._scheduler.sequences
+        return bool(self._inbox) or self._cold.has_answers or any(not each.held or each.cancelled for each in sequences)
 
     def _receive(self) -> bool:
         """Take new requests in, waiting while there is nothing to do; False when closing."""
         with self._wake:
-            while not self._inbox and not self._scheduler.sequences and not self._closing:
-                self._wake.wait()
+            while not self._has_work() and not self._closing:
+                if not self._wake.wait(self._cold.wait_s(time.monotonic())):
+                    break
             arrived = list(self._inbox)
             self._inbox.clear()
             if self._closing:
@@ -136,6 +159,7 @@ class EngineLoop:
             client.fail(f"RESOURCE_EXHAUSTED: {error}")
         else:
             self._clients[sequence] = client
+            self._cold.admit(sequence, time.monotonic())
 
     def _compute(self, step: Step) -> list[list[Sampled]]:
         """Run the model; while it computes, ask which clients are gone."""

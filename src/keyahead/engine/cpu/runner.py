@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from pathlib import Path
@@ -39,6 +40,17 @@ def _paged(core: ov.Core, folder: Path) -> ov.Model:
     return model
 
 
+def _fingerprint(folder: Path, compiled: ov.CompiledModel) -> bytes:
+    """A digest of the conversion's manifest, OpenVINO's build, the KV inputs, and the precision and instructions it computes with."""
+    layout = sorted(f"{port.any_name} {port.element_type} {port.partial_shape}" for port in compiled.inputs if "_cache." in port.any_name)
+    arithmetic = [
+        str(compiled.get_property("INFERENCE_PRECISION_HINT")),
+        *sorted(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+    ]
+    parts = [(folder / "manifest.json").read_text(), ov.get_version(), *layout, *arithmetic]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
+
+
 def _offsets(lengths: list[int]) -> Array:
     return np.cumsum([0, *lengths], dtype=np.int32)
 
@@ -56,6 +68,8 @@ class Runner:
         self._caches = [self._allocate(port, num_blocks) for port in compiled.inputs if "_cache." in port.any_name]
         self.vocab_size = int(compiled.outputs[0].partial_shape[-1].get_length())
         self.bytes_per_block = sum(cache[0].nbytes for cache in self._caches)
+        self.fingerprint = _fingerprint(folder, compiled)
+        """Differs wherever the bytes of a block could mean something else: weights, versions, arithmetic, layout."""
 
     def _allocate(self, port: ov.ConstOutput, num_blocks: int) -> Array:
         shape = [num_blocks, *(dimension.get_length() for dimension in list(port.partial_shape)[1:])]
@@ -66,6 +80,18 @@ class Runner:
         data: Array = tensor.data
         data[:] = 0
         return data
+
+    def read_block(self, index: int) -> bytes:
+        """A copy of a block's KV, all layers in the model's order; not while a step is computed."""
+        return b"".join(cache[index].tobytes() for cache in self._caches)
+
+    def write_block(self, index: int, payload: bytes) -> None:
+        """Put in place what `read_block` gave; not while a step is computed."""
+        offset = 0
+        for cache in self._caches:
+            rows = cache[index]
+            rows[...] = np.frombuffer(payload, rows.dtype, rows.size, offset).reshape(rows.shape)
+            offset += rows.nbytes
 
     def start(self, step: Step) -> None:
         """Copy what the step copies and begin to compute; `finish` waits for it."""

@@ -195,7 +195,7 @@ class Scheduler:
         levels = self._shares.levels(weights, self._now_ns() / 1e9)
         for sequence in real:
             sequence.level = levels[sequence.request.namespace]
-        return sorted(self.sequences, key=lambda sequence: sequence.order)
+        return sorted((sequence for sequence in self.sequences if not sequence.held), key=lambda sequence: sequence.order)
 
     def _fill(self, sequences: list[Sequence], room: int, step: Step) -> None:
         """Short pieces until there are `room` tokens of them, then a chunk, if it is its turn."""

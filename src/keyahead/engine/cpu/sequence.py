@@ -65,6 +65,8 @@ class Sequence:
     """Drafts still to be verified."""
     log_probs: list[float] = field(default_factory=list)
     cancelled: bool = False
+    held: bool = False
+    """Waits for KV from the store (`cold_starts.py`), so nothing of it may be scheduled."""
     finish: Finish | None = None
     num_reused: int = 0
     """Prompt tokens whose KV was found."""

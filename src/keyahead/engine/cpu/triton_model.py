@@ -14,6 +14,7 @@ from typing import Any
 import triton_python_backend_utils as pb  # Provided by Triton's stub.
 
 from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, MAX_DRAFTS, ContractError, EngineResponse, decode_request, encode_response
+from keyahead.engine.cpu.kv_store import open_store
 from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
@@ -23,8 +24,8 @@ from keyahead.engine.cpu.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"kv_tokens": 16384, "max_context": 4096, "max_drafts": MAX_DRAFTS, "threads": 0}
-"""Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core."""
+SETTINGS = {"kv_tokens": 16384, "max_context": 4096, "max_drafts": MAX_DRAFTS, "threads": 0, "kv_store_mb": 128}
+"""Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core, kv_store_mb 0 keeps no KV in Redis."""
 
 
 class _Client:
@@ -65,10 +66,11 @@ class TritonPythonModel:
         num_blocks = settings["kv_tokens"] // BLOCK_TOKENS
         runner = Runner(Path(parameters["model_folder"]), num_blocks, settings["threads"])
         limits = Limits(runner.vocab_size, max_context=settings["max_context"], max_drafts=settings["max_drafts"])
-        self._loop = EngineLoop(runner, warm_up(runner, limits), num_blocks, on_crash=_die)
+        self._store = open_store(os.environ, runner.fingerprint, settings["kv_store_mb"] * 1_000_000 // runner.bytes_per_block)
+        self._loop = EngineLoop(runner, warm_up(runner, limits), num_blocks, on_crash=_die, store=self._store)
         self._by_id: dict[str, list[_Client]] = {}
         self._lock = threading.Lock()
-        self._metrics = EngineMetrics(pb, self._loop)
+        self._metrics = EngineMetrics(pb, self._loop, self._store)
 
     def execute(self, requests: list[Any]) -> None:
         """Queue requests; they are answered from the engine's thread."""
@@ -83,6 +85,8 @@ class TritonPythonModel:
         """Cancel what is left and stop the thread."""
         self._metrics.close()
         self._loop.close()
+        if self._store is not None:
+            self._store.close()
 
     def _submit(self, request: Any, client: _Client) -> None:
         present = ((tensor.name, pb.get_input_tensor_by_name(request, tensor.name)) for tensor in INPUTS)
