@@ -46,6 +46,7 @@ class Call:
     method: str
     tenant: str = "default"
     source: str = "none"
+    trigger: str = "unknown"
     facts: dict[str, str | int | float] = field(default_factory=dict)
     """For the log line of the call; never text of a request or an answer."""
 
@@ -149,7 +150,7 @@ class RequestMetrics(CallInterceptor):
             raise
         finally:
             elapsed = time.perf_counter() - started
-            self._metrics.requests.labels(method, outcome, call.source).observe(elapsed)
+            self._metrics.requests.labels(method, outcome, call.source, call.trigger).observe(elapsed)
             structlog.get_logger().info(
                 "call", method=method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
             )

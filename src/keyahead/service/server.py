@@ -27,8 +27,9 @@ from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
 from keyahead.service.interceptors import CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call
-from keyahead.service.metrics import Metrics, MetricsServer
+from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, Query, Trigger
+from keyahead.service.pages import MetricsServer
 from keyahead.service.requests import Limits, to_query, to_response
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
     ) -> pb.CompleteResponse:
         call = current_call()
         query = dataclasses.replace(to_query(request, call.tenant, self._limits, root), streamed=on_delta is not _ignore)
+        call.trigger = query.trigger.value
         call.facts.update(
             request_id=query.request_id,
             prefix_chars=len(query.prefix),
