@@ -88,7 +88,7 @@ def test_the_status_page_is_one_file_that_may_ask_for_its_figures_only(server: M
         refused.value.close()
 
 
-def test_figures_are_made_once_a_second_however_many_look(metrics: Metrics) -> None:
+def test_figures_are_made_once_however_many_look(metrics: Metrics) -> None:
     """A page left open by everybody costs what one costs."""
     server = MetricsServer(metrics, "127.0.0.1", 0)
     first = server._json()

@@ -128,6 +128,17 @@ def test_the_report_holds_what_the_page_shows() -> None:
     assert figures["trend"][-1]["calls"] == 4
 
 
+def test_calls_of_all_methods_count_together() -> None:
+    """Complete and StreamComplete are one promise."""
+    metrics = Metrics()
+    for method, seconds in (("Complete", 0.1), ("StreamComplete", 0.1), ("StreamComplete", 0.3)):
+        metrics.requests.labels(method, "ok", "engine", "automatic").observe(seconds)
+    snapshot = take(metrics, 0)
+    assert (snapshot.counters["good"], snapshot.counters["total"], snapshot.counters["engine"]) == (2, 3, 3)
+    assert len(snapshot.histograms["typed"]) == len(LATENCY_BUCKETS) + 1
+    assert snapshot.histograms["typed"][-1] == 3
+
+
 def test_a_snapshot_is_small() -> None:
     """A service with many label sets still keeps some 200 numbers for each moment."""
     metrics = Metrics()

@@ -67,6 +67,12 @@ def _redis(url: str | None) -> str | None:
     return "must begin with redis://, rediss:// or unix://"
 
 
+def _otlp(url: str | None) -> str | None:
+    if url is None or (urlsplit(url).scheme in {"http", "https"} and urlsplit(url).hostname):
+        return None
+    return "must be http://HOST:PORT, or https:// for TLS"
+
+
 def _key(key: bytes) -> str | None:
     return None if not key or len(key) >= _MIN_KEY_BYTES else f"must be at least {2 * _MIN_KEY_BYTES} hexadecimal digits"
 
@@ -118,6 +124,10 @@ class ServiceConfig:
     tls_key: Path | None = _setting(None, Path, _file)
     tokens_file: Path | None = _setting(None, Path, _file)
     """Who may call: lines `tenant:SHA-256 of the token in hexadecimal`. None: no tokens, one tenant called `default`."""
+    otlp_endpoint: str | None = _setting(None, str, _otlp)
+    """The OpenTelemetry collector's gRPC port, such as http://127.0.0.1:4317; none means no traces."""
+    trace_ratio: float = _setting(0.01, float, lambda value: None if 0 <= value <= 1 else f"must be 0 to 1, not {value}")
+    """Share of calls traced, of those whose client has not decided by a traceparent of its own."""
     allow_anonymous: bool = _setting(False, _boolean, _anything)
     """Serve without tokens on an address that other machines can reach."""
 
@@ -182,6 +192,7 @@ class ServiceConfig:
 
 _KINDS: Final[dict[object, str]] = {
     int: "a whole number",
+    float: "a number",
     bytes.fromhex: "hexadecimal digits",
     _boolean: "1 or 0",
     str: "text",

@@ -7,6 +7,7 @@ One stream, because opening a call costs more than a message, and because grpc.a
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +22,7 @@ from keyahead.engine.contract import (
     MODEL_NAME,
     PARAM_DEADLINE_MS,
     PARAM_NAMESPACE,
+    PERF_OUTPUTS,
     Array,
     ContractError,
     EngineRequest,
@@ -30,6 +32,7 @@ from keyahead.engine.contract import (
 )
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
 from keyahead.service.model import EngineUnavailable, Overloaded
+from keyahead.service.tracing import engine_trace
 
 if TYPE_CHECKING:
     Stub = triton_pb2_grpc.GRPCInferenceServiceAsyncStub
@@ -44,6 +47,7 @@ RECONNECT_S = 0.25
 _RETRY_AFTER_S = 1.0
 _DATATYPES = {tensor.name: tensor.datatype for tensor in INPUTS}
 _OUTPUTS = ("output_ids", "sequence_length")
+_PERF_OUTPUTS = tuple(tensor.name for tensor in PERF_OUTPUTS)
 _OPTIONS = (("grpc.max_receive_message_length", 1 << 20), ("grpc.max_send_message_length", 4 << 20))
 
 
@@ -57,10 +61,13 @@ class Decode:
     def __init__(self, client: EngineClient, request_id: str) -> None:
         self._client = client
         self._id = request_id
+        self._trace = engine_trace(request_id)
         self._responses: asyncio.Queue[EngineResponse | Exception | None] = asyncio.Queue()
 
     def put(self, item: EngineResponse | Exception | None) -> None:
         """Called by the stream's reader; None is the end."""
+        if self._trace:
+            self._trace.saw(item)
         self._responses.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[EngineResponse]:
@@ -103,6 +110,8 @@ class EngineClient:
             raise EngineUnavailable("the engine is not ready")
         decode = Decode(self, f"d{next(self._ids)}")
         self._decodes[decode._id] = decode  # noqa: SLF001 - one abstraction in two classes
+        # The engine's own times cost ten more outputs, so they are asked for when somebody will look.
+        request = dataclasses.replace(request, return_perf_metrics=decode._trace is not None)  # noqa: SLF001
         self._outgoing.put_nowait(_message(decode._id, request))  # noqa: SLF001
         return decode
 
@@ -200,7 +209,7 @@ def _message(request_id: str, request: EngineRequest) -> triton_pb2.ModelInferRe
     for name, array in encode_request(request).items():
         message.inputs.add(name=name, datatype=_DATATYPES[name], shape=array.shape)
         message.raw_input_contents.append(array.tobytes())
-    for name in _OUTPUTS:
+    for name in (*_OUTPUTS, *_PERF_OUTPUTS) if request.return_perf_metrics else _OUTPUTS:
         message.outputs.add(name=name)
     return message
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from keyahead.service.metrics import Metrics
 
-FRESH_S: Final = 1.0
-"""Figures are not made more often, however many look at them."""
+FRESH_S: Final = 2.0
+"""Figures are not made more often, however many look at them: they cost about what a scrape does. The page asks as often."""
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
 _HEADERS: Final = (
     ("Cache-Control", "no-store"),

@@ -158,11 +158,13 @@ def _samples(metric: MetricWrapperBase) -> list[Sample]:
 
 
 def _buckets(histogram: Histogram, *labels: str) -> dict[tuple[str, ...], Counts]:
-    found: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+    """The histogram's counts, summed over all labels but these."""
+    found: defaultdict[tuple[str, ...], defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for sample in _samples(histogram):
         if sample.name.endswith("_bucket"):
-            found[tuple(sample.labels[label] for label in labels)].append(sample.value)
-    return {key: tuple(counts) for key, counts in found.items()}
+            # A child's samples come from the lowest bound to infinity, and a dictionary keeps that order.
+            found[tuple(sample.labels[label] for label in labels)][sample.labels["le"]] += sample.value
+    return {key: tuple(counts.values()) for key, counts in found.items()}
 
 
 def _totals(counter: Counter, label: str = "") -> dict[str, float]:
