@@ -37,7 +37,10 @@ _OPTIONS = (
 ANSWER_S = 30.0
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig><dir>/usr/share/fonts</dir><dir>{folder}</dir><cachedir>{cache}</cachedir></fontconfig>
+<fontconfig>
+  <dir>/usr/share/fonts</dir><dir>{folder}</dir><cachedir>{cache}</cachedir>
+  <match><test name="family"><string>system-ui</string></test><edit name="family"><string>Liberation Sans</string></edit></match>
+</fontconfig>
 """
 
 
@@ -75,7 +78,7 @@ class Browser:
             os.dup2(theirs_in, 3)
             os.dup2(theirs_out, 4)
 
-        command = [chromium.program, *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        command = [str(chromium.program), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
             command,
             env={**os.environ, **chromium.environment},

@@ -67,7 +67,7 @@ def ask(stack: Running, prometheus: Path, tmp_path_factory: pytest.TempPathFacto
     (folder / RULES.name).write_text(RULES.read_text().replace("interval: 30s", "interval: 1s"))
     (port,) = free_ports(1)
     listen = f"--web.listen-address=127.0.0.1:{port}"
-    command = [prometheus / "prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data", listen]
+    command = [str(prometheus / "prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data", listen]
     base = f"http://127.0.0.1:{port}"
 
     def get(path: str) -> Any:
@@ -104,7 +104,9 @@ def some_of_everything(stack: Running, number: int) -> None:
     older = stack.stub.Complete.future(by_hand, timeout=30)
     eventually(lambda: False, 0.1)
     newer = stack.stub.Complete.future(by_hand, timeout=30)
-    assert older.exception(timeout=30).code() is grpc.StatusCode.ABORTED
+    with pytest.raises(grpc.RpcError) as superseded:
+        older.result(timeout=30)
+    assert superseded.value.code() is grpc.StatusCode.ABORTED
     newer.result(timeout=30)
     leaving = stack.stub.Complete.future(
         pb.CompleteRequest(document=pb.Document(split=pb.SplitText(prefix=f"# {number}\n{prefix}")), trigger=pb.TRIGGER_MANUAL), timeout=30
@@ -176,7 +178,7 @@ def test_a_trace_reaches_into_the_engine(stack: Running, collector: Collector) -
     """The engine's own times of queue, prefill and decode are below the call that asked for them."""
     trace = f"00-{'12' * 16}-{'34' * 8}-01"
     document = pb.Document(path="a.py", split=pb.SplitText(prefix=SOURCE[9000:9700]))
-    stack.stub.Complete(pb.CompleteRequest(document=document, trigger=pb.TRIGGER_MANUAL), timeout=30, metadata=[("traceparent", trace)])
+    stack.stub.Complete(pb.CompleteRequest(document=document, trigger=pb.TRIGGER_MANUAL), timeout=30, metadata=(("traceparent", trace),))
 
     def mine(name: str) -> list[Any]:
         return [span for span in collector.named(name) if span.trace_id.hex() == "12" * 16]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,7 @@ from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, FinishReason, Query, Source, Superseded, Timings
+from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded, Timings
 from keyahead.service.server import Server
 from keyahead.service.tracing import SERVICE, engine_trace
 from tests.collector import Collector, attributes, collecting
@@ -34,7 +34,7 @@ class Completer:
 
     ready = True
 
-    async def complete(self, query: Query, deadline: Deadline) -> AsyncIterator[Answer]:
+    async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
         if query.request_id == "old":
             raise Superseded
         await asyncio.create_task(self._ask())
