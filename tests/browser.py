@@ -37,10 +37,7 @@ _OPTIONS = (
 ANSWER_S = 30.0
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
-<fontconfig>
-  <dir>/usr/share/fonts</dir><dir>{folder}</dir><cachedir>{cache}</cachedir>
-  <match><test name="family"><string>system-ui</string></test><edit name="family"><string>Liberation Sans</string></edit></match>
-</fontconfig>
+<fontconfig><dir>/usr/share/fonts</dir><dir>{folder}</dir><cachedir>{cache}</cachedir></fontconfig>
 """
 
 
