@@ -6,7 +6,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check proto proto-check bench lock clean
+.PHONY: help venv run test check proto proto-check slo slo-check bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -20,7 +20,7 @@ run: venv ## Set up what is missing, start everything and serve until Ctrl-C
 test: venv ## Run all tests, those against the real processes included
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: venv proto-check ## Lint, types, import rules, proto rules
+check: venv proto-check slo-check ## Lint, types, import rules, proto rules, generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -33,6 +33,12 @@ proto: venv ## Generate the Python code of proto/
 
 proto-check: venv ## Check that the generated code is current
 	@$(BIN)/python scripts/gen_proto.py --check
+
+slo: venv ## Make Prometheus' rules and Grafana's dashboard from deploy/slo.yaml
+	$(BIN)/python scripts/gen_slo.py
+
+slo-check: venv ## Check that they are current
+	@$(BIN)/python scripts/gen_slo.py --check
 
 bench: venv ## Repeat the engine figures in benchmarks/ (the others need a running service)
 	for each in engine greedy layouts infilling; do $(BIN)/python benchmarks/$$each.py $(ARGS) || exit 1; done

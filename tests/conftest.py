@@ -1,13 +1,16 @@
-"""What tests of several folders share: real converted models, from the user's cache."""
+"""What tests of several folders share: real converted models and programs of Debian, from the user's cache."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from keyahead.engine import catalogue, fetch, store
 from keyahead.engine.cpu import convert
+from keyahead.stack import debs
+from tests.browser import Browser, install
 
 
 def _converted(name: str) -> Path:
@@ -26,3 +29,17 @@ def qwen_folder() -> Path:
 def smol_folder() -> Path:
     """A small model for quick engine tests, converted."""
     return _converted("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Path:
+    """A folder with Debian's `prometheus` and `promtool`, which link to the C library alone."""
+    cure = "go online once, or fetch Debian's package prometheus"
+    return debs.unpacked("prometheus", alone=True, offline=False, cure=cure, progress=store.RichProgress()) / "usr" / "bin"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, with the page of whoever used it last."""
+    with Browser(install(), tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser

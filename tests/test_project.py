@@ -14,7 +14,15 @@ BIN = Path(sys.executable).parent
 
 @pytest.mark.parametrize(
     "command",
-    ["ruff check", "ruff format --check", "mypy", "lint-imports", "buf lint", "python scripts/gen_proto.py --check"],
+    [
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "lint-imports",
+        "buf lint",
+        "python scripts/gen_proto.py --check",
+        "python scripts/gen_slo.py --check",
+    ],
 )
 def test_the_check_passes(command: str) -> None:
     """What `make check` runs, one by one."""

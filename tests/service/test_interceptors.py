@@ -86,7 +86,7 @@ async def test_whatever_ends_a_call_becomes_a_clean_status_at_once(error: BaseEx
     metrics = Metrics()
     async with serving(raising(error), metrics) as call:
         assert await code_of(call(StringValue())) == code
-    labels = {"method": "Call", "outcome": code.lower(), "source": "none"}
+    labels = {"method": "Call", "outcome": code.lower(), "source": "none", "trigger": "unknown"}
     assert metrics.registry.get_sample_value("keyahead_request_seconds_count", labels) == 1
     assert metrics.registry.get_sample_value("keyahead_superseded_total") == isinstance(error, Superseded)
 
@@ -123,7 +123,7 @@ async def test_the_client_s_own_cancel_ends_the_handler_and_is_counted_as_such()
         await ended.wait()
         with pytest.raises(asyncio.CancelledError):
             await running
-    labels = {"method": "Call", "outcome": "cancelled", "source": "none"}
+    labels = {"method": "Call", "outcome": "cancelled", "source": "none", "trigger": "unknown"}
     assert metrics.registry.get_sample_value("keyahead_request_seconds_count", labels) == 1
 
 

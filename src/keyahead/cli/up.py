@@ -93,6 +93,7 @@ def _show(stack: Stack, ports: Ports, parts: Parts, logs: Path, output: Output) 
     """Print where everything is and one completion."""
     addresses = {
         "grpc": stack.service_address,
+        "status": f"http://127.0.0.1:{ports.metrics}/",
         "metrics": f"http://127.0.0.1:{ports.metrics}/metrics",
         "triton": f"127.0.0.1:{ports.triton}",
         "triton_metrics": f"http://127.0.0.1:{ports.triton_metrics}/metrics",

@@ -14,6 +14,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,6 +65,12 @@ def _folder(path: Path | None) -> str | None:
 
 def _redis(url: str | None) -> str | None:
     return None if url is None or _REDIS_URL.match(url) else "must begin with redis://, redis+sentinel://, redis+cluster:// or unix://"
+
+
+def _otlp(url: str | None) -> str | None:
+    if url is None or (urlsplit(url).scheme in {"http", "https"} and urlsplit(url).hostname):
+        return None
+    return "must be http://HOST:PORT, or https:// for TLS"
 
 
 def _key(key: bytes) -> str | None:
@@ -133,6 +140,10 @@ class ServiceConfig:
     """Who may call: lines `tenant:SHA-256 of the token in hexadecimal` or `tenant/user:…`. None: no tokens, one tenant called `default`."""
     isolate_users: bool = _setting(False, _boolean, _anything)
     """Keep the users of a tenant apart, too: none of them finds, or can time, what another one has caused to be cached."""
+    otlp_endpoint: str | None = _setting(None, str, _otlp)
+    """The OpenTelemetry collector's gRPC port, such as http://127.0.0.1:4317; none means no traces."""
+    trace_ratio: float = _setting(0.01, float, lambda value: None if 0 <= value <= 1 else f"must be 0 to 1, not {value}")
+    """Share of calls traced, of those whose client has not decided by a traceparent of its own."""
     allow_anonymous: bool = _setting(False, _boolean, _anything)
     """Serve without tokens on an address that other machines can reach."""
 
@@ -199,6 +210,7 @@ class ServiceConfig:
 
 _KINDS: Final[dict[object, str]] = {
     int: "a whole number",
+    float: "a number",
     bytes.fromhex: "hexadecimal digits",
     _boolean: "1 or 0",
     _read_weights: "tenant=3,other=2 with whole numbers",

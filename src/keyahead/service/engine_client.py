@@ -33,6 +33,7 @@ from keyahead.engine.contract import (
 )
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
 from keyahead.service.model import EngineUnavailable, Overloaded
+from keyahead.service.tracing import engine_trace
 
 if TYPE_CHECKING:
     Stub = triton_pb2_grpc.GRPCInferenceServiceAsyncStub
@@ -61,10 +62,13 @@ class Decode:
     def __init__(self, client: EngineClient, request_id: str) -> None:
         self._client = client
         self._id = request_id
+        self._trace = engine_trace(request_id)
         self._responses: asyncio.Queue[EngineResponse | Exception | None] = asyncio.Queue()
 
     def put(self, item: EngineResponse | Exception | None) -> None:
         """Called by the stream's reader; None is the end."""
+        if self._trace:
+            self._trace.saw(item)
         self._responses.put_nowait(item)
 
     async def __aiter__(self) -> AsyncIterator[EngineResponse]:

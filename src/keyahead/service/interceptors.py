@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from keyahead.service.metrics import Metrics
+    from keyahead.service.model import Timings
+    from keyahead.service.tracing import Tracing
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
     Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
@@ -46,8 +48,11 @@ class Call:
     method: str
     tenant: str = "default"
     source: str = "none"
+    trigger: str = "unknown"
     facts: dict[str, str | int | float] = field(default_factory=dict)
-    """For the log line of the call; never text of a request or an answer."""
+    """For the log line and the trace of the call; never text of a request or an answer."""
+    timings: Timings | None = None
+    """Of its answer."""
 
 
 _current: ContextVar[Call] = ContextVar("keyahead_call")
@@ -126,14 +131,16 @@ def _client_gone() -> bool:
 
 
 class RequestMetrics(CallInterceptor):
-    """Times each call, counts how it ended and writes its log line."""
+    """Times each call, counts how it ended, writes its log line and, if it is sampled, its trace."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._tracing = tracing
 
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """Observe one call."""
         call = Call(method)
+        trace = self._tracing.begin(method, context.invocation_metadata() or ()) if self._tracing else None
         _current.set(call)
         started = time.perf_counter()
         outcome = "ok"
@@ -149,10 +156,12 @@ class RequestMetrics(CallInterceptor):
             raise
         finally:
             elapsed = time.perf_counter() - started
-            self._metrics.requests.labels(method, outcome, call.source).observe(elapsed)
+            self._metrics.requests.labels(method, outcome, call.source, call.trigger).observe(elapsed)
             structlog.get_logger().info(
                 "call", method=method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
             )
+            if trace:
+                trace.end(outcome, {"source": call.source, "trigger": call.trigger, **call.facts}, call.timings)
 
 
 class TenantAuth(CallInterceptor):

@@ -11,14 +11,12 @@ from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
+from keyahead.service import sli
 from keyahead.service.model import Timings
 
 if TYPE_CHECKING:
-    from threading import Thread
-    from wsgiref.simple_server import WSGIServer
-
     from keyahead.service.model import Answer
 
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5)
@@ -41,11 +39,12 @@ class Metrics:
         self.requests = Histogram(
             "keyahead_request_seconds",
             "Time from a call's arrival to its answer.",
-            ("method", "outcome", "source"),
+            ("method", "outcome", "source", "trigger"),
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one."""
+        """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one; `trigger` is who
+        asked, unknown for a call that was refused before its message was read."""
         self.stages = Histogram(
             "keyahead_stage_seconds",
             "Time an answered call spent in each stage.",
@@ -71,11 +70,13 @@ class Metrics:
             "keyahead_event_loop_lag_seconds", "How late a 10 ms ticker wakes up.", buckets=LAG_BUCKETS, registry=registry
         )
         self.engine_up = Gauge("keyahead_engine_up", "1 while the engine is reachable and warm.", registry=registry)
-        Info("keyahead_build", "What is running.", registry=registry).info(
-            {"version": version("keyahead"), "model": model_name, "model_version": model_version}
-        )
+        self.build = {"version": version("keyahead"), "model": model_name, "model_version": model_version}
+        Info("keyahead_build", "What is running.", registry=registry).info(self.build)
         for stage in (*STAGES, QUEUE):
             self.stages.labels(stage)
+        # From zero on, because Prometheus sees no increase in a series that begins at 1: the first failure would not count.
+        for outcome, trigger in sli.FIRST_SERIES:
+            self.requests.labels("Complete", outcome, "none", trigger)
 
     def answered(self, answer: Answer) -> None:
         """Count an answer's stages and tokens; a stage that was not run is not counted."""
@@ -93,19 +94,3 @@ class Metrics:
             due = loop.time() + LAG_TICK_S
             await asyncio.sleep(LAG_TICK_S)
             self.loop_lag.observe(max(0.0, loop.time() - due))
-
-
-class MetricsServer:
-    """Serves a registry over HTTP, in threads of its own. Raises OSError when the port cannot be had."""
-
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(port, host.strip("[]"), metrics.registry)
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Stop serving and free the port; waits for at most half a second."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

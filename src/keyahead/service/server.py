@@ -27,9 +27,11 @@ from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
 from keyahead.service.interceptors import CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call
-from keyahead.service.metrics import Metrics, MetricsServer
+from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, Query, Trigger
+from keyahead.service.pages import MetricsServer
 from keyahead.service.requests import Limits, to_query, to_response
+from keyahead.service.tracing import open_tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -100,6 +102,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
     ) -> pb.CompleteResponse:
         call = current_call()
         query = dataclasses.replace(to_query(request, call.tenant, self._limits, root), streamed=on_delta is not _ignore)
+        call.trigger = query.trigger.value
         call.facts.update(
             request_id=query.request_id,
             prefix_chars=len(query.prefix),
@@ -107,7 +110,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             context_files=len(query.context),
         )
         answer = await self._complete(query, context.time_remaining(), on_delta)
-        call.source = answer.source.value
+        call.source, call.timings = answer.source.value, answer.timings
         call.facts.update(
             finish_reason=answer.finish_reason.value,
             prompt_tokens=answer.prompt_tokens,
@@ -154,8 +157,9 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._exits = contextlib.ExitStack()
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
+        self._tracing = open_tracing(config)
         self._grpc = grpc.aio.server(
-            interceptors=[CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), self._in_flight],
+            interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),
         )
         pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics), self._grpc)
@@ -191,6 +195,8 @@ class Server:
             structlog.get_logger().warning("grace over", reason="calls still running are cut off")
         await self._grpc.stop(FLUSH_S)
         await self._completer.aclose()
+        if self._tracing:
+            await asyncio.to_thread(self._tracing.close)
         self._exits.close()
 
     def _listen(self, host: str, port: int) -> int:
