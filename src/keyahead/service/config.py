@@ -57,6 +57,10 @@ def _file(path: Path | None) -> str | None:
     return None if path is None or path.is_file() else f"must name a file that exists; {path} does not"
 
 
+def _writable(path: Path | None) -> str | None:
+    return None if path is None or path.parent.is_dir() else f"must name a file in a folder that exists; {path.parent} does not"
+
+
 def _folder(path: Path | None) -> str | None:
     return None if path is not None and path.is_dir() else f"must name the converted model's folder, which holds tokenizer.json; got {path}"
 
@@ -113,6 +117,10 @@ class ServiceConfig:
     max_context_files: int = _setting(16, int, _between(0, 256))
     max_in_flight: int = _setting(256, int, _between(1, 100_000))
     """Hard stop: calls beyond it are refused on arrival."""
+    max_sessions: int = _setting(256, int, _between(1, 100_000))
+    """Session streams open at once, each with at most 2 * max_document_bytes of text; those beyond it are refused."""
+    event_log: Path | None = _setting(None, Path, _writable)
+    """File that what became of each suggestion is appended to, without text; 16 MiB, and as much in its predecessor. None: no log."""
     tls_cert: Path | None = _setting(None, Path, _file)
     """Certificate chain, PEM; with tls_key."""
     tls_key: Path | None = _setting(None, Path, _file)

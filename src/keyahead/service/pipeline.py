@@ -6,6 +6,7 @@ Authentication and the deadline's rules lie before this, in the server. Everythi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncGenerator
@@ -20,13 +21,26 @@ from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
-from keyahead.service.engine_client import EngineClient
+from keyahead.service.engine_client import Decode, EngineClient, EngineError
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Query, Source, Superseded
+from keyahead.service.model import (
+    Answer,
+    Deadline,
+    Delta,
+    EngineUnavailable,
+    FinishReason,
+    Mode,
+    Outcome,
+    Overloaded,
+    Query,
+    Source,
+    Superseded,
+)
+from keyahead.service.outcomes import EventLog
 from keyahead.service.prompt import PROMPT_VERSION, PromptBuilder
-from keyahead.service.sessions import Sessions
+from keyahead.service.sessions import Key, Sessions
 from keyahead.service.trim import TrimContext, language_of, opens_block
 
 CACHE_BUDGET_S = 0.010
@@ -37,6 +51,8 @@ on a slow machine, and no waste, since a newer request that disagrees ends it at
 EARLY_S = 0.1
 """An automatic unary request that has waited so long takes `ENOUGH_TOKENS` rather than wait for the rest, which the next key finds: at
 100 ms the next key has overtaken 4 % of suggestions, at 150 ms 22 % (data/typing.json). One that joins a decode takes them at once."""
+WARM_MS = 30_000
+"""Deadline of reading a prompt that nobody has asked about: later than any request's, so that it yields to all of them."""
 MAX_NEWLINE_STOPS = 256
 """Newline tokens sent as stop words for a single line: the most frequent ones, since BPE ids grow with rarity."""
 
@@ -72,6 +88,8 @@ class Pipeline:
         self._builder = PromptBuilder(model, tokenizer)
         self._sessions = Sessions()
         self._running: dict[Generation, asyncio.Task[None]] = {}
+        self._warming: dict[Key, Decode] = {}
+        self._event_log = EventLog(config.event_log) if config.event_log else None
         self._fingerprint = f"{model.name}:{model.sha256}"
         ends = [tokenizer.control(name) for name in model.end_tokens]
         self._end_id = ends[0]
@@ -89,6 +107,8 @@ class Pipeline:
         await self._engine.aclose()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._cache.aclose()
+        if self._event_log is not None:
+            await asyncio.to_thread(self._event_log.close)
 
     async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
         """Deltas, then one answer, by the deadline. Raises Superseded and EngineUnavailable."""
@@ -114,6 +134,31 @@ class Pipeline:
             generation = None
         waiter.timings.total = _ms_since(started)
         yield answer
+
+    async def warm(self, query: Query) -> None:
+        """Have the engine compute a prompt's KV before anybody asks. It ends early, and what it has computed stays, when it is cancelled or
+        when the session's first request needs the engine.
+        """
+        session = (query.tenant, query.session_id)
+        tokens = self._builder.build(query).tokens
+        request = EngineRequest(
+            tokens, max_new_tokens=1, end_id=self._end_id, pad_id=self._end_id, namespace=query.tenant, deadline_ms=WARM_MS
+        )
+        with contextlib.suppress(EngineError, EngineUnavailable, Overloaded):  # Nobody waits for it.
+            decode = self._warming[session] = self._engine.decode(request)
+            try:
+                async for _ in decode:
+                    pass
+            finally:
+                decode.stop()
+                if self._warming.get(session) is decode:
+                    del self._warming[session]
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A client has told what became of a suggestion."""
+        self._metrics.settled(outcome)
+        if self._event_log is not None:
+            self._event_log.append(outcome)
 
     def _task(self, query: Query) -> _Task:
         language = language_of(query.path, query.language)
@@ -150,6 +195,8 @@ class Pipeline:
 
     def _begin(self, query: Query, task: _Task, waiter: Waiter) -> Generation:
         begin = time.monotonic()
+        if warming := self._warming.get((query.tenant, query.session_id)):
+            warming.stop()
         prompt = self._builder.build(query)
         request = EngineRequest(
             end_id=self._end_id,
