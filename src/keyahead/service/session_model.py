@@ -150,7 +150,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """Have the engine read this, in place of what it was to read for this document before."""
+    """Have the engine read this, in place of what it was to read for this session before."""
 
     document_id: str
     query: Query

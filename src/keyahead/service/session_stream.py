@@ -56,7 +56,8 @@ class SessionStream:
         """Suggestions that wait before they are asked for, by document."""
         self._suggestions: dict[str, set[asyncio.Task[None]]] = {}
         """By document: the newest, and one that it is about to supersede."""
-        self._warming: dict[str, asyncio.Task[None]] = {}
+        self._warming: tuple[str, asyncio.Task[None]] | None = None
+        """For one document only: the one its user went to last."""
         self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()
         self._room = asyncio.Event()
         self._ended = False
@@ -109,8 +110,8 @@ class SessionStream:
                 case Complete():
                     self._delay(effect)
                 case Warm():
-                    self._cool(effect.document_id)
-                    self._warming[effect.document_id] = self._group.create_task(self._host.warm(effect.query))
+                    self._cool()
+                    self._warming = effect.document_id, self._group.create_task(self._host.warm(effect.query))
                 case Stop():
                     self._stop(effect.document_id)
                 case Release():
@@ -153,10 +154,11 @@ class SessionStream:
         for task in self._suggestions.pop(document_id, ()):
             task.cancel()
 
-    def _cool(self, document_id: str) -> None:
-        task = self._warming.pop(document_id, None)
-        if task is not None:
-            task.cancel()
+    def _cool(self, document_id: str | None = None) -> None:
+        """Stop warming, if it is for this document."""
+        if self._warming is not None and document_id in {None, self._warming[0]}:
+            self._warming[1].cancel()
+            self._warming = None
 
     def _end(self) -> None:
         """Stop all work; count what is still shown."""

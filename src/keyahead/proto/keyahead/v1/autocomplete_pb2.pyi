@@ -629,8 +629,8 @@ Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """A document's whole text; replaces what was known of it. The server reads it into the model at once, so that the first key finds it warm.
-    It keeps the 8 documents used last, with 2 MiB of text in all, and forgets the others: an edit of one is answered with RESYNC_REASON_NOT_OPEN.
+    """A document's whole text; replaces what was known of it. The model reads the one opened last at once, so that its first key finds it warm. The
+    server keeps the 8 documents used last, with 2 MiB of text in all, and forgets the others: an edit of one is answered with Resync.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1022,7 +1022,9 @@ Global___Withdraw: _TypeAlias = Withdraw  # noqa: Y015
 
 @_typing.final
 class Resync(_message.Message):
-    """The server does not have the text that a message was for. Send Open with the whole text; until then, what comes for the document is dropped."""
+    """The server does not have the text that a message was for. Hide what is shown, and send Open with the whole text; until then, what
+    comes for the document is dropped.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
