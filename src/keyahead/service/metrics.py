@@ -43,7 +43,9 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one."""
+        """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one. In a session each
+        suggestion is a call of the method Session; the rest of one that was cut short, which comes by itself, is one of SessionRest.
+        """
         self.stages = Histogram(
             "keyahead_stage_seconds",
             "Time an answered call spent in each stage.",

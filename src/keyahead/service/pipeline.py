@@ -51,8 +51,8 @@ on a slow machine, and no waste, since a newer request that disagrees ends it at
 EARLY_S = 0.1
 """An automatic unary request that has waited so long takes `ENOUGH_TOKENS` rather than wait for the rest, which the next key finds: at
 100 ms the next key has overtaken 4 % of suggestions, at 150 ms 22 % (data/typing.json). One that joins a decode takes them at once."""
-WARM_MS = 30_000
-"""Deadline of reading a prompt that nobody has asked about: later than any request's, so that it yields to all of them."""
+WARM_MS = 60_000
+"""Deadline of reading a prompt that nobody has asked about: later than that of any request (40 s by default), so that it yields to all."""
 MAX_NEWLINE_STOPS = 256
 """Newline tokens sent as stop words for a single line: the most frequent ones, since BPE ids grow with rarity."""
 

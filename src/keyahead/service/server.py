@@ -121,8 +121,12 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         return pb.ReportResponse(known=outcome is not None)
 
     async def suggest(self, query: Query, seconds: float | None) -> Answer:
-        """One suggestion of a session; to the limit, the metrics and the log it is a call."""
-        with observed(self._metrics, Call("Session", query.tenant)), self._in_flight.place():
+        """One suggestion of a session; to the limit, the metrics and the log it is a call.
+
+        The rest of a suggestion, which nobody asked for and which may take its time, has a name of its own there.
+        """
+        call = Call("Session" if seconds is None else "SessionRest", query.tenant)
+        with observed(self._metrics, call), self._in_flight.place():
             return await self._run(query, seconds, _ignore)
 
     async def _answer(

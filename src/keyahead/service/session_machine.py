@@ -69,6 +69,7 @@ class _Buffer:
     """A document that the client has open."""
 
     opened: Open
+    """Without its text, which the document has."""
     document: Document
     session_id: str
     """Unique in the process: by it, the pipeline knows which request is the newest."""
@@ -160,7 +161,8 @@ class SessionMachine:
         self._awaited.pop(message.document_id, None)
         query = message.query
         document = Document(query.prefix + query.suffix, len(query.prefix), message.version, message.encoding, self._max_document_bytes)
-        buffer = _Buffer(message, document, f"{self._key}:{next(self._serials)}")
+        opened = dataclasses.replace(message, query=dataclasses.replace(query, prefix="", suffix=""))
+        buffer = _Buffer(opened, document, f"{self._key}:{next(self._serials)}")
         self._buffers[message.document_id] = buffer
         return [*effects, *self._evict(), Warm(message.document_id, buffer.query())]
 

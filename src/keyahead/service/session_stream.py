@@ -30,7 +30,7 @@ class Host(Protocol):
         """Set when the service shuts down."""
 
     async def suggest(self, query: Query, seconds: float | None) -> Answer:
-        """One suggestion, by the latency budget of its trigger and within so many seconds.
+        """One suggestion, by the latency budget of its trigger, or the rest of one that was cut short, within so many seconds.
 
         Raises Superseded, Overloaded, EngineUnavailable, Draining or DeadlineMissed.
         """
