@@ -69,12 +69,9 @@ class Session:
         self.now += after
         return self.machine.answered("d", asked.serial, answered, self.now)
 
-    def ask(self, **changes: object) -> list[Effect]:
+    def ask(self, mode: Mode | None = None) -> list[Effect]:
         """Ask by hand."""
-        return self.machine.handle(
-            Ask(**{"document_id": "d", "version": self.version, "trigger": Trigger.MANUAL, "mode": None, "request_id": "mine", **changes}),
-            self.now,
-        )  # type: ignore[arg-type]
+        return self.machine.handle(Ask("d", self.version, Trigger.MANUAL, mode, "mine"), self.now)
 
 
 def of(effects: Iterable[Effect], kind: type[T]) -> list[T]:
