@@ -75,19 +75,20 @@ class Document:
         self._max_bytes = max_bytes
         self._starts: Array = np.concatenate(([0], _starts_in(text, 0)))
         """Offsets at which lines start."""
-        self._deletions: list[tuple[int, str]] = []
-        """Offset and text of what was deleted, the oldest first; deletions side by side are one."""
+        self._deletions: list[str] = []
+        self._deleting_at: int | None = None
+        """Offset of the last deletion, if nothing was typed since."""
 
     @property
     def deleted(self) -> tuple[str, ...]:
-        """What was deleted lately, the oldest first; `DELETED_CHARS` in all."""
-        return tuple(text for _, text in self._deletions)
+        """What was deleted lately, the oldest first; `DELETED_CHARS` in all. Deletions side by side are one."""
+        return tuple(self._deletions)
 
     def edit(self, base_version: int, version: int, changes: Sequence[Change], cursor: Position | None) -> tuple[Splice, ...]:
         """Apply changes in order and set the cursor, by default behind the last change; what they came to. Raises OutOfSync."""
         self.expect(base_version)
         try:
-            splices = tuple(splice for each in changes if (splice := self._change(each)).removed or splice.text)
+            splices = tuple(splice for each in changes if (splice := self._change(each)) is not None)
             if cursor is not None:
                 self.cursor = self._offset(cursor)
         except BadPosition:
@@ -111,7 +112,8 @@ class Document:
         """The zero-based line that an offset is in."""
         return int(np.searchsorted(self._starts, offset, side="right")) - 1
 
-    def _change(self, change: Change) -> Splice:
+    def _change(self, change: Change) -> Splice | None:
+        """Make a change; None when it changes nothing."""
         start, end = self._offset(change.start), self._offset(change.end)
         if end < start:
             raise OutOfSync(Lost.POSITION)
@@ -124,6 +126,8 @@ class Document:
         self.cursor = start + len(text)
         same = _common_beginning(removed, text)
         splice = Splice(start + same, removed[same:], text[same:])
+        if not splice.removed and not splice.text:
+            return None
         self._remember(splice)
         return splice
 
@@ -149,21 +153,21 @@ class Document:
 
     def _remember(self, splice: Splice) -> None:
         """Keep what was deleted; going on backwards (backspace) or forwards (delete) from the last deletion extends it."""
+        at, self._deleting_at = self._deleting_at, None if splice.text else splice.at
         if not splice.removed:
             return
-        at, text = self._deletions[-1] if self._deletions else (-1, "")
-        if splice.at + len(splice.removed) == at:
-            self._deletions[-1] = (splice.at, splice.removed + text)
-        elif splice.at == at:
-            self._deletions[-1] = (at, text + splice.removed)
+        if at == splice.at + len(splice.removed):
+            self._deletions[-1] = splice.removed + self._deletions[-1]
+        elif at == splice.at:
+            self._deletions[-1] += splice.removed
         else:
-            self._deletions.append((splice.at, splice.removed))
-        over = sum(len(text) for _, text in self._deletions) - DELETED_CHARS
+            self._deletions.append(splice.removed)
+        over = sum(map(len, self._deletions)) - DELETED_CHARS
         while over > 0:
-            at, text = self._deletions.pop(0)
-            if len(text) > over:
-                self._deletions.insert(0, (at, text[over:]))
-            over -= len(text)
+            oldest = self._deletions.pop(0)
+            if len(oldest) > over:
+                self._deletions.insert(0, oldest[over:])
+            over -= len(oldest)
 
 
 def _starts_in(text: str, offset: int) -> Array:

@@ -86,8 +86,6 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         self._in_flight = in_flight
         self._reports = Reports()
         self.draining = in_flight.draining
-        self.warm = completer.warm
-        self.record = completer.outcome
         self._limits = Limits(config.max_document_bytes, config.max_context_bytes, config.max_context_files)
         self._model = pb.ModelInfo(name=config.model_name, version=config.model_version)
         self._max_s = config.max_deadline_ms / 1000
@@ -128,6 +126,14 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         call = Call("Session" if seconds is None else "SessionRest", query.tenant)
         with observed(self._metrics, call), self._in_flight.place():
             return await self._run(query, seconds, _ignore)
+
+    async def warm(self, query: Query) -> None:
+        """Read a session's prompt before anybody asks."""
+        await self._completer.warm(query)
+
+    def record(self, outcome: Outcome) -> None:
+        """What became of a suggestion is known."""
+        self._completer.outcome(outcome)
 
     async def _answer(
         self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]
