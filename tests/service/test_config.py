@@ -84,6 +84,8 @@ def test_variables_of_other_parts_are_let_be(variable: str, tmp_path: Path) -> N
         ("tls_cert", Path("missing.pem")),
         ("tls_key", Path("missing.pem")),
         ("tokens_file", Path("missing")),
+        ("event_log", Path("missing/events")),
+        ("max_sessions", 0),
         ("grpc_host", ""),
         ("model_name", ""),
     ],

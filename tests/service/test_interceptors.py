@@ -29,7 +29,7 @@ async def serving(
 ) -> AsyncIterator[Callable[..., Any]]:
     """A real server whose one method is `behaviour`; yields a callable that calls it."""
     metrics = metrics or Metrics()
-    layers = [CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), InFlightLimit(limit, metrics)]
+    layers = [CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), InFlightLimit(limit, 8, metrics)]
     server = grpc.aio.server(interceptors=layers, options=[("grpc.so_reuseport", 0)])
     handler = grpc.unary_unary_rpc_method_handler(
         behaviour,
@@ -201,7 +201,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_places_come_back() -> 
 
 async def test_draining_refuses_new_calls_and_waits_for_running_ones() -> None:
     """It tells whether all of them ended within the grace."""
-    limit = InFlightLimit(2, Metrics())
+    limit = InFlightLimit(2, 2, Metrics())
     limit.enter()
     assert await limit.drain(0.01) is False
     with pytest.raises(Draining):

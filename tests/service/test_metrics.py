@@ -8,7 +8,7 @@ import time
 import pytest
 
 from keyahead.service.metrics import LATENCY_BUCKETS, QUEUE, STAGES, Metrics
-from keyahead.service.model import Answer, FinishReason, Source, Timings
+from keyahead.service.model import Answer, FinishReason, Outcome, OutcomeKind, Source, Timings
 
 ANSWER = Answer("text", FinishReason.STOP, Source.ENGINE, 100, 7, Timings(decode=150, total=200))
 
@@ -62,6 +62,9 @@ def test_every_family_is_ours_or_the_process_s_and_none_is_labelled_by_who_or_wh
         "keyahead_cancels",
         "keyahead_superseded",
         "keyahead_tokens",
+        "keyahead_outcomes",
+        "keyahead_suggested_chars",
+        "keyahead_sessions",
         "keyahead_requests_in_flight",
         "keyahead_event_loop_lag_seconds",
         "keyahead_engine_up",
@@ -72,6 +75,15 @@ def test_every_family_is_ours_or_the_process_s_and_none_is_labelled_by_who_or_wh
     assert seen == {"method", "outcome", "source", "trigger", "stage", "kind", "le", "version", "model", "model_version"}
     stages = {sample.labels["stage"] for each in metrics.registry.collect() for sample in each.samples if "stage" in sample.labels}
     assert stages == {*STAGES, QUEUE}
+
+
+def test_an_outcome_is_counted_with_its_characters() -> None:
+    """By kind and by where the suggestion came from."""
+    metrics = Metrics()
+    metrics.settled(Outcome(OutcomeKind.PARTIAL, "r1", "s1", 12, 5, Source.REDIS, 3.0))
+    assert value(metrics, "keyahead_outcomes_total", kind="partial", source="redis") == 1
+    assert value(metrics, "keyahead_suggested_chars_total", kind="shown") == 12
+    assert value(metrics, "keyahead_suggested_chars_total", kind="accepted") == 5
 
 
 def test_two_services_in_a_process_do_not_share_metrics() -> None:

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
+from keyahead.service.interceptors import InFlightLimit
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded
+from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded
 from keyahead.service.server import Autocomplete, Server, StartError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -53,6 +54,8 @@ class Scripted:
     ready: bool = True
     queries: list[Query] = field(default_factory=list)
     budgets_s: list[float] = field(default_factory=list)
+    warmed: list[Query] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     closed: int = 0
     released: bool = False
 
@@ -65,6 +68,17 @@ class Scripted:
                 yield event
         finally:
             self.closed += 1
+
+    def cool(self, query: Query) -> None:
+        pass
+
+    def warm(self, query: Query) -> None:
+        """Remember the query."""
+        self.warmed.append(query)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Remember the outcome."""
+        self.outcomes.append(outcome)
 
     async def aclose(self) -> None:
         """Remember the release."""
@@ -233,7 +247,8 @@ async def test_a_cancel_closes_the_iterator_within_one_turn_of_the_loop(tmp_path
 
     for script in (hang, answer_at_once):
         completer = Scripted(script)
-        service = Autocomplete(ServiceConfig(model_folder=tmp_path), completer, Metrics())  # type: ignore[arg-type]
+        metrics = Metrics()
+        service = Autocomplete(ServiceConfig(model_folder=tmp_path), completer, metrics, InFlightLimit(1, 1, metrics))  # type: ignore[arg-type]
         task = asyncio.create_task(service._complete(Query("", ""), None, Context().write))
         await asyncio.sleep(0.05)
         assert completer.closed == 0

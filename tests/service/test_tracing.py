@@ -16,7 +16,7 @@ from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded, Timings
+from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded, Timings
 from keyahead.service.server import Server
 from keyahead.service.tracing import SERVICE, engine_trace
 from tests.collector import Collector, attributes, collecting
@@ -45,6 +45,15 @@ class Completer:
         for item in (EngineResponse((1, 2)), EngineResponse((3,), None, PERF), None, None):
             if trace:
                 trace.saw(item)
+
+    def warm(self, query: Query) -> None:
+        raise AssertionError
+
+    def cool(self, query: Query) -> None:
+        raise AssertionError
+
+    def outcome(self, outcome: Outcome) -> None:
+        raise AssertionError
 
     async def aclose(self) -> None:
         pass

@@ -59,6 +59,10 @@ def _file(path: Path | None) -> str | None:
     return None if path is None or path.is_file() else f"must name a file that exists; {path} does not"
 
 
+def _writable(path: Path | None) -> str | None:
+    return None if path is None or path.parent.is_dir() else f"must name a file in a folder that exists; {path.parent} does not"
+
+
 def _folder(path: Path | None) -> str | None:
     return None if path is not None and path.is_dir() else f"must name the converted model's folder, which holds tokenizer.json; got {path}"
 
@@ -133,6 +137,10 @@ class ServiceConfig:
     """Generations at the engine at once, as many as it works on side by side: `max_batch_size` of a GPU engine."""
     tenant_weights: tuple[tuple[str, int], ...] = _setting((), _read_weights, _weights)
     """Parts of the engine's time, as `tenant=3,other=2`; a tenant that is not named has 1."""
+    max_sessions: int = _setting(256, int, _between(1, 100_000))
+    """Session streams open at once, each with at most 2 * max_document_bytes of text; those beyond it are refused."""
+    event_log: Path | None = _setting(None, Path, _writable)
+    """File that what became of each suggestion is appended to, without text; 16 MiB, and as much in its predecessor. None: no log."""
     tls_cert: Path | None = _setting(None, Path, _file)
     """Certificate chain, PEM; with tls_key."""
     tls_key: Path | None = _setting(None, Path, _file)

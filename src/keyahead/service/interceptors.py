@@ -6,6 +6,7 @@ Health and reflection pass untouched, so they answer without a token and under o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import secrets
@@ -24,11 +25,11 @@ from keyahead.service.logs import describe
 from keyahead.service.model import Overloaded, Superseded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from keyahead.service.metrics import Metrics
     from keyahead.service.model import Timings
-    from keyahead.service.tracing import Tracing
+    from keyahead.service.tracing import CallTrace, Tracing
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
     Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
@@ -39,6 +40,8 @@ else:
 
 OVERLOAD_RETRY_S = 0.2
 """Retry hint at the in-flight limit: by then, calls that keep their latency budget have made room."""
+SESSION_RETRY_S = 5.0
+"""Retry hint when too many sessions are open, which last for minutes."""
 
 
 @dataclass(slots=True)
@@ -64,13 +67,20 @@ def current_call() -> Call:
 
 
 class CallInterceptor(Base):
-    """Wraps the calls of the service whose name begins with `prefix`, unary and streaming alike; handlers must be coroutines."""
+    """Wraps the calls of the service whose name begins with `prefix`, unary and streaming alike; handlers must be coroutines.
+
+    A call whose client streams is a session: it may be idle for an hour, and what it asks for inside is counted there.
+    """
 
     prefix = "/keyahead."
 
     @abstractmethod
     async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """Work around one call; `proceed` goes on to the next interceptor or the handler."""
+
+    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
+        """Work around one session; as around a call, unless it differs."""
+        return await self.around(method, proceed, context)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], handler_call_details: grpc.HandlerCallDetails
@@ -82,27 +92,46 @@ class CallInterceptor(Base):
         return self._wrapped(handler, path.rpartition("/")[2]) if handler and path.startswith(self.prefix) else handler
 
     def _wrapped(self, handler: Handler, method: str) -> Handler:
-        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
+        around = self.around_session if handler.request_streaming else self.around
         if handler.request_deserializer:
             # Only the innermost interceptor finds one: it decodes, the others pass bytes on. grpc itself answers bad bytes with UNKNOWN.
-            behaviour = _decoding(handler.request_deserializer, behaviour)
+            decoding = _decoding_each if handler.request_streaming else _decoding
+            behaviour = decoding(handler.request_deserializer, behaviour)
 
         async def call(request: Any, context: Context) -> Any:
-            return await self.around(method, lambda: behaviour(request, context), context)
+            return await around(method, lambda: behaviour(request, context), context)
 
-        build = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        build = _BUILDERS[handler.request_streaming, handler.response_streaming]
         return build(call, response_serializer=handler.response_serializer)
+
+
+_BUILDERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 
 
 def _decoding(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
     async def call(raw: bytes, context: Context) -> Any:
-        try:
-            request = decode(raw)
-        except DecodeError:
-            raise MalformedMessage from None
-        return await behaviour(request, context)
+        return await behaviour(_decoded(decode, raw), context)
 
     return call
+
+
+def _decoding_each(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
+    async def call(raws: AsyncIterator[bytes], context: Context) -> Any:
+        return await behaviour((_decoded(decode, raw) async for raw in raws), context)
+
+    return call
+
+
+def _decoded(decode: Callable[[bytes], Any], raw: bytes) -> Any:
+    try:
+        return decode(raw)
+    except DecodeError:
+        raise MalformedMessage from None
 
 
 class CrashBoundary(CallInterceptor):
@@ -139,29 +168,41 @@ class RequestMetrics(CallInterceptor):
 
     async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """Observe one call."""
-        call = Call(method)
         trace = self._tracing.begin(method, context.invocation_metadata() or ()) if self._tracing else None
-        _current.set(call)
-        started = time.perf_counter()
-        outcome = "ok"
-        try:
+        with observed(self._metrics, Call(method), trace):
             return await proceed()
-        except asyncio.CancelledError:
-            outcome = "cancelled" if _client_gone() else "unavailable"
-            raise
-        except Exception as error:
-            outcome = problem_of(error).code.name.lower()
-            if isinstance(error, Superseded):
-                self._metrics.superseded.inc()
-            raise
-        finally:
-            elapsed = time.perf_counter() - started
-            self._metrics.requests.labels(method, outcome, call.source, call.trigger).observe(elapsed)
-            structlog.get_logger().info(
-                "call", method=method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
-            )
-            if trace:
-                trace.end(outcome, {"source": call.source, "trigger": call.trigger, **call.facts}, call.timings)
+
+    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+        """Count a session while it lasts; its suggestions are observed one by one."""
+        _current.set(Call(method))
+        with self._metrics.sessions.track_inprogress():
+            return await proceed()
+
+
+@contextlib.contextmanager
+def observed(metrics: Metrics, call: Call, trace: CallTrace | None = None) -> Iterator[None]:
+    """Time what is done for a call, count how it ends, write its log line and end its trace; `current_call` inside is this one."""
+    _current.set(call)
+    started = time.perf_counter()
+    outcome = "ok"
+    try:
+        yield
+    except asyncio.CancelledError:
+        outcome = "cancelled" if _client_gone() else "unavailable"
+        raise
+    except Exception as error:
+        outcome = problem_of(error).code.name.lower()
+        if isinstance(error, Superseded):
+            metrics.superseded.inc()
+        raise
+    finally:
+        elapsed = time.perf_counter() - started
+        metrics.requests.labels(call.method, outcome, call.source, call.trigger).observe(elapsed)
+        structlog.get_logger().info(
+            "call", method=call.method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
+        )
+        if trace:
+            trace.end(outcome, {"source": call.source, "trigger": call.trigger, **call.facts}, call.timings)
 
 
 class TenantAuth(CallInterceptor):
@@ -194,27 +235,48 @@ class TenantAuth(CallInterceptor):
 
 
 class InFlightLimit(CallInterceptor):
-    """The hard stop: refuses calls beyond a number, and all new ones once draining."""
+    """The hard stop: refuses calls beyond a number, and all new ones once draining. Idle sessions have a number of their own."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: int, max_sessions: int, metrics: Metrics) -> None:
         self._limit = limit
+        self._max_sessions = max_sessions
         self._gauge = metrics.in_flight
         self._running = 0
-        self._draining = False
+        self._sessions = 0
+        self.draining = asyncio.Event()
+        """Set once the server shuts down: a session ends by it."""
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
         """Count one call in and out."""
-        self.enter()
+        with self.place():
+            return await proceed()
+
+    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+        """Count one session in and out. Raises Overloaded or Draining."""
+        if self.draining.is_set():
+            raise Draining
+        if self._sessions >= self._max_sessions:
+            raise Overloaded("too many sessions are open; try again soon", SESSION_RETRY_S)
+        self._sessions += 1
         try:
             return await proceed()
+        finally:
+            self._sessions -= 1
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place. Raises Overloaded or Draining."""
+        self.enter()
+        try:
+            yield
         finally:
             self.leave()
 
     def enter(self) -> None:
         """Take a place. Raises Overloaded or Draining."""
-        if self._draining:
+        if self.draining.is_set():
             raise Draining
         if self._running >= self._limit:
             raise Overloaded("too many calls in flight; try again soon", OVERLOAD_RETRY_S)
@@ -231,7 +293,7 @@ class InFlightLimit(CallInterceptor):
 
     async def drain(self, grace_s: float) -> bool:
         """Refuse new calls and wait for the running ones; whether all of them ended within the grace."""
-        self._draining = True
+        self.draining.set()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:

@@ -17,7 +17,7 @@ from keyahead.service import sli
 from keyahead.service.model import Timings
 
 if TYPE_CHECKING:
-    from keyahead.service.model import Answer
+    from keyahead.service.model import Answer, Outcome
 
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5)
 """Seconds. One boundary lies exactly on the objective of 0.2 s and several near it, where interpolation matters."""
@@ -44,7 +44,9 @@ class Metrics:
             registry=registry,
         )
         """`outcome` is ok or the gRPC code in small letters; `source` is where the answer came from, none without one; `trigger` is who
-        asked, unknown for a call that was refused before its message was read."""
+        asked, unknown for a call that was refused before its message was read. In a session each suggestion is a call of the method
+        Session; the rest of one that was cut short, which comes by itself, is one of SessionRest.
+        """
         self.stages = Histogram(
             "keyahead_stage_seconds",
             "Time an answered call spent in each stage.",
@@ -65,6 +67,12 @@ class Metrics:
         )
         """`outcome` is start, refuse, drop or evict; one that started may be evicted later."""
         self.tokens = Counter("keyahead_tokens", "Tokens of answered calls.", ("kind",), registry=registry)
+        self.outcomes = Counter("keyahead_outcomes", "What became of suggestions, once for each.", ("kind", "source"), registry=registry)
+        self.suggested_chars = Counter(
+            "keyahead_suggested_chars", "Characters of suggestions whose outcome is known.", ("kind",), registry=registry
+        )
+        """`kind` is shown, or accepted of those."""
+        self.sessions = Gauge("keyahead_sessions", "Session streams that are open.", registry=registry)
         self.in_flight = Gauge("keyahead_requests_in_flight", "Calls being worked on.", registry=registry)
         self.loop_lag = Histogram(
             "keyahead_event_loop_lag_seconds", "How late a 10 ms ticker wakes up.", buckets=LAG_BUCKETS, registry=registry
@@ -86,6 +94,12 @@ class Metrics:
                 self.stages.labels(stage).observe(spent_ms / 1000)
         self.tokens.labels("prompt").inc(answer.prompt_tokens)
         self.tokens.labels("completion").inc(answer.completion_tokens)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Count what became of a suggestion."""
+        self.outcomes.labels(outcome.kind.value, outcome.source.value).inc()
+        self.suggested_chars.labels("shown").inc(outcome.shown_chars)
+        self.suggested_chars.labels("accepted").inc(outcome.accepted_chars)
 
     async def watch_loop(self) -> None:
         """Observe the event loop's lag until cancelled."""

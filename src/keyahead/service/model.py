@@ -121,6 +121,32 @@ class Answer:
     timings: Timings = field(default_factory=Timings)
 
 
+class OutcomeKind(enum.Enum):
+    """What became of a suggestion that was shown."""
+
+    ACCEPTED = "accepted"
+    """All of it came into the text, taken or typed."""
+    PARTIAL = "partial"
+    """Its beginning was taken."""
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    """The user typed something else, left, or was shown another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a suggestion; one for each, at its end, and without its text."""
+
+    kind: OutcomeKind
+    request_id: str
+    session_id: str
+    shown_chars: int
+    accepted_chars: int
+    source: Source
+    latency_ms: float
+    """From asking to the first text shown."""
+
+
 class Superseded(Exception):
     """A newer request of the same session has taken this one's place (ABORTED)."""
 

@@ -30,7 +30,8 @@ from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
 from keyahead.service.gate import Gate
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Query, Source, Superseded, Trigger
+from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Mode, Outcome, Query, Source, Superseded, Trigger
+from keyahead.service.outcomes import EventLog
 from keyahead.service.prompt import PROMPT_VERSION, PromptBuilder
 from keyahead.service.read_ahead import ReadAhead
 from keyahead.service.sessions import Sessions
@@ -87,6 +88,7 @@ class Pipeline:
         self._sessions = Sessions()
         self._arbiter = Arbiter()
         self._running: dict[Generation, asyncio.Task[None]] = {}
+        self._event_log = EventLog(config.event_log) if config.event_log else None
         self._fingerprint = f"{model.name}:{model.sha256}"
         ends = [tokenizer.control(name) for name in model.end_tokens]
         self._end_id = ends[0]
@@ -104,6 +106,8 @@ class Pipeline:
         await self._engine.aclose()
         await asyncio.gather(*self._running.values(), self._ahead.aclose(), return_exceptions=True)
         await self._cache.aclose()
+        if self._event_log is not None:
+            await asyncio.to_thread(self._event_log.close)
 
     async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
         """Deltas, then one answer, by the deadline. Raises Superseded and EngineUnavailable."""
@@ -133,6 +137,20 @@ class Pipeline:
             yield answer
         finally:
             self._sessions.leave(session, waiter)
+
+    def warm(self, query: Query) -> None:
+        """Have the engine read a prompt before anybody asks; what it has read stays."""
+        self._ahead.start((query.tenant, query.session_id), self._builder.build(query), self._weights.get(query.tenant, 1))
+
+    def cool(self, query: Query) -> None:
+        """Nobody will ask about this document: end `warm`."""
+        self._ahead.stop((query.tenant, query.session_id))
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A client has told what became of a suggestion."""
+        self._metrics.settled(outcome)
+        if self._event_log is not None:
+            self._event_log.append(outcome)
 
     def _task(self, query: Query) -> _Task:
         language = language_of(query.path, query.language)
@@ -200,6 +218,8 @@ class Pipeline:
         running.add_done_callback(lambda _: self._end(generation))
         if plan.behind is not None:
             self._ahead.start((query.tenant, query.session_id), plan.behind, weight)
+        else:
+            self._ahead.stop((query.tenant, query.session_id))  # The generation reads it itself.
         return generation
 
     def _sources(self, query: Query) -> list[DraftSource]:

@@ -1,4 +1,7 @@
-"""Prompts that the engine reads before anybody asks: whole ones behind shortened ones. What they leave is KV, nothing else."""
+"""Prompts that the engine reads before anybody asks: those of documents just opened, and whole ones behind shortened ones.
+
+What they leave is KV, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -93,6 +96,12 @@ class ReadAhead:
         self._readings[key] = reading
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._forget(key, reading, task))
+
+    def stop(self, key: Key) -> None:
+        """A session's prompt need not be read any further; what has been read stays."""
+        reading = self._readings.get(key)
+        if reading is not None:
+            reading.stop()
 
     async def aclose(self) -> None:
         """Wait for the last; the engine is closed before."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from keyahead.engine.contract import Array
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.service.errors import InvalidRequest, Violation
 from keyahead.service.model import Answer, ContextFile, FinishReason, Mode, Query, Source, Timings, Trigger
+from keyahead.service.positions import BadPosition, Encoding, characters, line_ends, line_text_end, no_such_line, utf8_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 MAX_TOKENS: Final = 256
 MAX_PATH_BYTES: Final = 1024
@@ -27,24 +29,22 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{0,128}")
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-_MODES = {
+MODES: Final = {
     pb.MODE_UNSPECIFIED: Mode.AUTO,
     pb.MODE_AUTO: Mode.AUTO,
     pb.MODE_SINGLE_LINE: Mode.SINGLE_LINE,
     pb.MODE_BLOCK: Mode.BLOCK,
 }
-_TRIGGERS = {
+TRIGGERS: Final = {
     pb.TRIGGER_UNSPECIFIED: Trigger.AUTOMATIC,
     pb.TRIGGER_AUTOMATIC: Trigger.AUTOMATIC,
     pb.TRIGGER_MANUAL: Trigger.MANUAL,
 }
-_UTF16 = ("utf-16-le", 2, "UTF-16 code units")
-_UNITS = {
-    # Codec, bytes per unit, and name of the units a cursor is counted in.
-    pb.POSITION_ENCODING_UNSPECIFIED: _UTF16,
-    pb.POSITION_ENCODING_UTF16: _UTF16,
-    pb.POSITION_ENCODING_UTF8: ("utf-8", 1, "UTF-8 bytes"),
-    pb.POSITION_ENCODING_UTF32: ("utf-32-le", 4, "code points"),
+ENCODINGS: Final = {
+    pb.POSITION_ENCODING_UNSPECIFIED: Encoding.UTF16,
+    pb.POSITION_ENCODING_UTF16: Encoding.UTF16,
+    pb.POSITION_ENCODING_UTF8: Encoding.UTF8,
+    pb.POSITION_ENCODING_UTF32: Encoding.UTF32,
 }
 _FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -90,8 +90,8 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
         path=request.document.path,
         language=request.document.language,
         context=tuple(ContextFile(each.path, each.text) for each in request.context),
-        mode=_MODES[request.mode],
-        trigger=_TRIGGERS[request.trigger],
+        mode=MODES[request.mode],
+        trigger=TRIGGERS[request.trigger],
         tenant=tenant,
         session_id=request.session_id,
         request_id=request.request_id or secrets.token_hex(8),
@@ -124,12 +124,9 @@ class _Refused(Exception):
 def _check(request: pb.CompleteRequest, limits: Limits) -> Iterator[Violation]:
     """Everything but the document's text and cursor."""
     for name in ("session_id", "request_id"):
-        if not _ID.fullmatch(getattr(request, name)):
-            yield Violation(name, "must be at most 128 characters of [A-Za-z0-9._:-]")
-    if request.mode not in _MODES:
-        yield Violation("mode", "is not a known Mode; leave it unset for MODE_AUTO")
-    if request.trigger not in _TRIGGERS:
-        yield Violation("trigger", "is not a known Trigger; leave it unset for TRIGGER_AUTOMATIC")
+        yield from check_id(name, getattr(request, name))
+    yield from check_choice("mode", request.mode, MODES)
+    yield from check_choice("trigger", request.trigger, TRIGGERS)
     if request.max_tokens > MAX_TOKENS:
         yield Violation("max_tokens", f"must be at most {MAX_TOKENS}; 0 means the server's default")
     yield from _check_path("document.path", request.document.path)
@@ -137,6 +134,18 @@ def _check(request: pb.CompleteRequest, limits: Limits) -> Iterator[Violation]:
     if len(language) > MAX_LANGUAGE_BYTES or not _LANGUAGE.fullmatch(language):
         yield Violation("document.language", f"must be an LSP language id: at most {MAX_LANGUAGE_BYTES} characters of [A-Za-z0-9+#._-]")
     yield from _check_context(request, limits)
+
+
+def check_id(field: str, value: str) -> Iterator[Violation]:
+    """The names that clients give to sessions and requests."""
+    if not _ID.fullmatch(value):
+        yield Violation(field, "must be at most 128 characters of [A-Za-z0-9._:-]")
+
+
+def check_choice(field: str, value: object, known: Mapping[Any, Any]) -> Iterator[Violation]:
+    """A value of an enum, which a newer client may know more of."""
+    if value not in known:
+        yield Violation(field, "is not a value this server knows; leave it unset for the default")
 
 
 def _check_context(request: pb.CompleteRequest, limits: Limits) -> Iterator[Violation]:
@@ -149,7 +158,7 @@ def _check_context(request: pb.CompleteRequest, limits: Limits) -> Iterator[Viol
         text = file.text
         if "\0" in text:
             yield Violation(f"context[{index}].text", "contains a NUL character; send text files only")
-        left -= _utf8_bytes(text)
+        left -= utf8_bytes(text)
     if left < 0:
         yield Violation(
             "context", f"is {-left} bytes over the limit of {limits.context_bytes} bytes for all files; send fewer or shorter ones"
@@ -157,7 +166,7 @@ def _check_context(request: pb.CompleteRequest, limits: Limits) -> Iterator[Viol
 
 
 def _check_path(field: str, path: str) -> Iterator[Violation]:
-    if _utf8_bytes(path) > MAX_PATH_BYTES:
+    if utf8_bytes(path) > MAX_PATH_BYTES:
         yield Violation(field, f"must be at most {MAX_PATH_BYTES} bytes; it is a hint only, so it may be shortened")
     if _CONTROL.search(path):
         yield Violation(field, "must not contain control characters")
@@ -170,7 +179,7 @@ def _cut_document(document: pb.Document, limits: Limits) -> tuple[str, str]:
         raise _Refused("", "is required: set document.split (prefix and suffix) or document.whole (text and cursor)")
     # Each access of a field of protobuf makes a new string, up to 1 MiB here: once only.
     texts = [document.split.prefix, document.split.suffix] if form == "split" else [document.whole.text]
-    over = sum(map(_utf8_bytes, texts)) - limits.document_bytes
+    over = sum(map(utf8_bytes, texts)) - limits.document_bytes
     if over > 0:
         raise _Refused(form, f"is {over} bytes over the limit of {limits.document_bytes} bytes of text; send the part around the cursor")
     if any("\0" in text for text in texts):
@@ -179,35 +188,28 @@ def _cut_document(document: pb.Document, limits: Limits) -> tuple[str, str]:
 
 
 def _cut_whole(text: str, cursor: pb.CursorText) -> tuple[str, str]:
-    if cursor.encoding not in _UNITS:
+    if cursor.encoding not in ENCODINGS:
         raise _Refused("whole.encoding", "is not a known PositionEncoding; leave it unset for UTF-16, as in LSP")
-    start, end = _line_span(text, cursor.line)
-    at = start + _characters(text[start:end], cursor.character, cursor.encoding)
+    try:
+        start, end = _line_span(text, cursor.line)
+        at = start + characters(text[start:end], cursor.character, ENCODINGS[cursor.encoding])
+    except BadPosition as bad:
+        raise _Refused(f"whole.{bad.part}", bad.description) from None
     return text[:at], text[at:]
 
 
 def _line_span(text: str, line: int) -> tuple[int, int]:
-    """Where a zero-based line begins and ends (without its line end) in the text; lines end as in LSP: LF, CRLF or CR.
-
-    NumPy finds the line ends of 1 MiB in a tenth of a millisecond; splitting the text would take ten on the event loop.
-    """
-    codes = np.frombuffer(text.encode(), np.uint8) if text.isascii() else np.frombuffer(text.encode("utf-32-le"), "<u4")
-    ends = codes == ord("\n")
-    if "\r" in text:
-        returns = codes == ord("\r")
-        returns[:-1] &= ~ends[1:]
-        ends |= returns
+    """Where a zero-based line begins and ends (without its line end) in the text."""
+    ends = line_ends(text)
     last = int(np.count_nonzero(ends))
     if line > last:
-        raise _Refused("whole.line", f"must be 0 to {last}: the text has {last + 1} lines")
+        raise no_such_line(last)
     start = 0 if line == 0 else _nth(ends, line) + 1
     end = len(text) if line == last else start + int(np.argmax(ends[start:]))
-    if end > start and text[end - 1 : end + 1] == "\r\n":
-        end -= 1
-    return start, end
+    return start, line_text_end(text, start, end)
 
 
-def _nth(marks: np.ndarray[tuple[int], np.dtype[np.bool_]], count: int) -> int:
+def _nth(marks: Array, count: int) -> int:
     """Index of the `count`-th mark, by halving: counting is much faster than listing."""
     low, high = 0, len(marks)
     while high - low > 1:
@@ -219,20 +221,3 @@ def _nth(marks: np.ndarray[tuple[int], np.dtype[np.bool_]], count: int) -> int:
             count -= found
             low = middle
     return low
-
-
-def _characters(line: str, offset: int, encoding: pb.PositionEncoding.ValueType) -> int:
-    """How many characters of the line lie before an offset in units of the encoding."""
-    codec, width, unit = _UNITS[encoding]
-    # A character is at least one unit long, so these are enough.
-    units = line[:offset].encode(codec)
-    if len(units) < offset * width:
-        raise _Refused("whole.character", f"must be 0 to {len(line.encode(codec)) // width} in that line, in {unit}")
-    try:
-        return len(units[: offset * width].decode(codec))
-    except UnicodeDecodeError:
-        raise _Refused("whole.character", f"is inside a character (counted in {unit}); move it to the character's start or end") from None
-
-
-def _utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

@@ -26,15 +26,18 @@ from keyahead.service import logs
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
-from keyahead.service.interceptors import CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call
+from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call, observed
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, Query, Trigger
+from keyahead.service.model import Answer, Deadline, Delta, Outcome, Query, Trigger
 from keyahead.service.pages import MetricsServer
+from keyahead.service.reports import Reports
 from keyahead.service.requests import Limits, to_query, to_response
+from keyahead.service.session_messages import to_report
+from keyahead.service.session_stream import SessionStream
 from keyahead.service.tracing import open_tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from keyahead.service.config import ServiceConfig
 
@@ -62,6 +65,15 @@ class Completer(Protocol):
         Raises Superseded, EngineUnavailable or Overloaded.
         """
 
+    def warm(self, query: Query) -> None:
+        """Have the engine read a prompt before anybody asks."""
+
+    def cool(self, query: Query) -> None:
+        """End that."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Count what became of a suggestion."""
+
     async def aclose(self) -> None:
         """Release what the completer holds."""
 
@@ -71,11 +83,14 @@ class StartError(Exception):
 
 
 class Autocomplete(pb_grpc.AutocompleteServicer):
-    """The two methods of the API; everything around a call is the interceptors'."""
+    """The methods of the API, and the host of its sessions; everything around a call is the interceptors'."""
 
-    def __init__(self, config: ServiceConfig, completer: Completer, metrics: Metrics) -> None:
+    def __init__(self, config: ServiceConfig, completer: Completer, metrics: Metrics, in_flight: InFlightLimit) -> None:
         self._completer = completer
         self._metrics = metrics
+        self._in_flight = in_flight
+        self._reports = Reports()
+        self.draining = in_flight.draining
         self._limits = Limits(config.max_document_bytes, config.max_context_bytes, config.max_context_files)
         self._model = pb.ModelInfo(name=config.model_name, version=config.model_version)
         self._max_s = config.max_deadline_ms / 1000
@@ -97,11 +112,50 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         response = await self._answer(request.request, context, "request.", show)
         await context.write(pb.StreamCompleteResponse(done=response))
 
+    async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Edits in, suggestions out."""
+        await SessionStream(self, current_call().tenant, self._limits, self._model).run(requests, context.write)
+
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:  # noqa: ARG002, N802
+        """What became of a suggestion of a unary call."""
+        outcome = self._reports.take(current_call().tenant, *to_report(request))
+        if outcome is not None:
+            self.record(outcome)
+        return pb.ReportResponse(known=outcome is not None)
+
+    async def suggest(self, query: Query, seconds: float | None) -> Answer:
+        """One suggestion of a session; to the limit, the metrics and the log it is a call.
+
+        The rest of a suggestion, which nobody asked for and which may take its time, has a name of its own there.
+        """
+        call = Call("Session" if seconds is None else "SessionRest", query.tenant)
+        with observed(self._metrics, call), self._in_flight.place():
+            return await self._run(query, seconds, _ignore)
+
+    def warm(self, query: Query) -> None:
+        """Read a session's prompt before anybody asks."""
+        self._completer.warm(query)
+
+    def cool(self, query: Query) -> None:
+        """End that."""
+        self._completer.cool(query)
+
+    def record(self, outcome: Outcome) -> None:
+        """What became of a suggestion is known."""
+        self._completer.outcome(outcome)
+
     async def _answer(
         self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]
     ) -> pb.CompleteResponse:
+        query = to_query(request, current_call().tenant, self._limits, root)
+        query = dataclasses.replace(query, streamed=on_delta is not _ignore)
+        answer = await self._run(query, context.time_remaining(), on_delta)
+        self._reports.remember(query, answer)
+        return to_response(answer, query.request_id, self._model)
+
+    async def _run(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
+        """Complete, and tell the call's log line and the metrics about it."""
         call = current_call()
-        query = dataclasses.replace(to_query(request, call.tenant, self._limits, root), streamed=on_delta is not _ignore)
         call.trigger = query.trigger.value
         call.facts.update(
             request_id=query.request_id,
@@ -109,7 +163,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             suffix_chars=len(query.suffix),
             context_files=len(query.context),
         )
-        answer = await self._complete(query, context.time_remaining(), on_delta)
+        answer = await self._complete(query, remaining_s, on_delta)
         call.source, call.timings = answer.source.value, answer.timings
         call.facts.update(
             finish_reason=answer.finish_reason.value,
@@ -117,7 +171,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             completion_tokens=answer.completion_tokens,
         )
         self._metrics.answered(answer)
-        return to_response(answer, query.request_id, self._model)
+        return answer
 
     async def _complete(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
         """Run the completer within the call's time, given the seconds left of the client's deadline, if it set one."""
@@ -153,7 +207,7 @@ class Server:
         self._completer = completer
         self._metrics = metrics
         self._health = Health(metrics, before_ready)
-        self._in_flight = InFlightLimit(config.max_in_flight, metrics)
+        self._in_flight = InFlightLimit(config.max_in_flight, config.max_sessions, metrics)
         self._tasks: list[asyncio.Task[None]] = []
         self._exits = contextlib.ExitStack()
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
@@ -162,7 +216,7 @@ class Server:
             interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),
         )
-        pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics), self._grpc)
+        pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics, self._in_flight), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
         reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._grpc)
         self.port = 0

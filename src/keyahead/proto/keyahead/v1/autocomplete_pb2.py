@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-keyahead/proto/keyahead/v1/autocomplete.proto\x12\x0bkeyahead.v1\"\xe9\x01\n\x0f\x43ompleteRequest\x12\'\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.keyahead.v1.Document\x12)\n\x07\x63ontext\x18\x02 \x03(\x0b\x32\x18.keyahead.v1.ContextFile\x12\x1f\n\x04mode\x18\x03 \x01(\x0e\x32\x11.keyahead.v1.Mode\x12%\n\x07trigger\x18\x04 \x01(\x0e\x32\x14.keyahead.v1.Trigger\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\"\x85\x01\n\x08\x44ocument\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\'\n\x05split\x18\x03 \x01(\x0b\x32\x16.keyahead.v1.SplitTextH\x00\x12(\n\x05whole\x18\x04 \x01(\x0b\x32\x17.keyahead.v1.CursorTextH\x00\x42\x06\n\x04text\"+\n\tSplitText\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0e\n\x06suffix\x18\x02 \x01(\t\"l\n\nCursorText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tcharacter\x18\x03 \x01(\r\x12/\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1d.keyahead.v1.PositionEncoding\")\n\x0b\x43ontextFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x8b\x02\n\x10\x43ompleteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.keyahead.v1.FinishReason\x12#\n\x06source\x18\x04 \x01(\x0e\x32\x13.keyahead.v1.Source\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.keyahead.v1.ModelInfo\x12(\n\x06tokens\x18\x06 \x01(\x0b\x32\x18.keyahead.v1.TokenCounts\x12-\n\ntimings_ms\x18\x07 \x01(\x0b\x32\x19.keyahead.v1.StageTimings\"F\n\x15StreamCompleteRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.keyahead.v1.CompleteRequest\"a\n\x16StreamCompleteResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12-\n\x04\x64one\x18\x02 \x01(\x0b\x32\x1d.keyahead.v1.CompleteResponseH\x00\x42\x07\n\x05\x65vent\"*\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"1\n\x0bTokenCounts\x12\x0e\n\x06prompt\x18\x01 \x01(\r\x12\x12\n\ncompletion\x18\x02 \x01(\r\"~\n\x0cStageTimings\x12\r\n\x05\x61\x64mit\x18\x01 \x01(\x01\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\x01\x12\x0e\n\x06prompt\x18\x03 \x01(\x01\x12\x13\n\x0b\x66irst_token\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x05 \x01(\x01\x12\x0c\n\x04trim\x18\x06 \x01(\x01\x12\r\n\x05total\x18\x07 \x01(\x01*\x8b\x01\n\x10PositionEncoding\x12!\n\x1dPOSITION_ENCODING_UNSPECIFIED\x10\x00\x12\x1b\n\x17POSITION_ENCODING_UTF16\x10\x01\x12\x1a\n\x16POSITION_ENCODING_UTF8\x10\x02\x12\x1b\n\x17POSITION_ENCODING_UTF32\x10\x03*Q\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\x14\n\x10MODE_SINGLE_LINE\x10\x02\x12\x0e\n\nMODE_BLOCK\x10\x03*M\n\x07Trigger\x12\x17\n\x13TRIGGER_UNSPECIFIED\x10\x00\x12\x15\n\x11TRIGGER_AUTOMATIC\x10\x01\x12\x12\n\x0eTRIGGER_MANUAL\x10\x02*\x96\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x03\x12\x19\n\x15\x46INISH_REASON_PARTIAL\x10\x04*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_ENGINE\x10\x01\x12\x14\n\x10SOURCE_IN_FLIGHT\x10\x02\x12\x11\n\rSOURCE_MEMORY\x10\x03\x12\x10\n\x0cSOURCE_REDIS\x10\x04\x32\xb4\x01\n\x0c\x41utocomplete\x12G\n\x08\x43omplete\x12\x1c.keyahead.v1.CompleteRequest\x1a\x1d.keyahead.v1.CompleteResponse\x12[\n\x0eStreamComplete\x12\".keyahead.v1.StreamCompleteRequest\x1a#.keyahead.v1.StreamCompleteResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-keyahead/proto/keyahead/v1/autocomplete.proto\x12\x0bkeyahead.v1\"\xe9\x01\n\x0f\x43ompleteRequest\x12\'\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x15.keyahead.v1.Document\x12)\n\x07\x63ontext\x18\x02 \x03(\x0b\x32\x18.keyahead.v1.ContextFile\x12\x1f\n\x04mode\x18\x03 \x01(\x0e\x32\x11.keyahead.v1.Mode\x12%\n\x07trigger\x18\x04 \x01(\x0e\x32\x14.keyahead.v1.Trigger\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\"\x85\x01\n\x08\x44ocument\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\'\n\x05split\x18\x03 \x01(\x0b\x32\x16.keyahead.v1.SplitTextH\x00\x12(\n\x05whole\x18\x04 \x01(\x0b\x32\x17.keyahead.v1.CursorTextH\x00\x42\x06\n\x04text\"+\n\tSplitText\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x0e\n\x06suffix\x18\x02 \x01(\t\"l\n\nCursorText\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tcharacter\x18\x03 \x01(\r\x12/\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x1d.keyahead.v1.PositionEncoding\")\n\x0b\x43ontextFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x8b\x02\n\x10\x43ompleteResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.keyahead.v1.FinishReason\x12#\n\x06source\x18\x04 \x01(\x0e\x32\x13.keyahead.v1.Source\x12%\n\x05model\x18\x05 \x01(\x0b\x32\x16.keyahead.v1.ModelInfo\x12(\n\x06tokens\x18\x06 \x01(\x0b\x32\x18.keyahead.v1.TokenCounts\x12-\n\ntimings_ms\x18\x07 \x01(\x0b\x32\x19.keyahead.v1.StageTimings\"F\n\x15StreamCompleteRequest\x12-\n\x07request\x18\x01 \x01(\x0b\x32\x1c.keyahead.v1.CompleteRequest\"a\n\x16StreamCompleteResponse\x12\x0f\n\x05\x64\x65lta\x18\x01 \x01(\tH\x00\x12-\n\x04\x64one\x18\x02 \x01(\x0b\x32\x1d.keyahead.v1.CompleteResponseH\x00\x42\x07\n\x05\x65vent\"*\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"1\n\x0bTokenCounts\x12\x0e\n\x06prompt\x18\x01 \x01(\r\x12\x12\n\ncompletion\x18\x02 \x01(\r\"~\n\x0cStageTimings\x12\r\n\x05\x61\x64mit\x18\x01 \x01(\x01\x12\r\n\x05\x63\x61\x63he\x18\x02 \x01(\x01\x12\x0e\n\x06prompt\x18\x03 \x01(\x01\x12\x13\n\x0b\x66irst_token\x18\x04 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x05 \x01(\x01\x12\x0c\n\x04trim\x18\x06 \x01(\x01\x12\r\n\x05total\x18\x07 \x01(\x01\"\xdb\x02\n\x0eSessionRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.keyahead.v1.OpenH\x00\x12!\n\x04\x65\x64it\x18\x02 \x01(\x0b\x32\x11.keyahead.v1.EditH\x00\x12.\n\x0bmove_cursor\x18\x03 \x01(\x0b\x32\x17.keyahead.v1.MoveCursorH\x00\x12\x1f\n\x03\x61sk\x18\x04 \x01(\x0b\x32\x10.keyahead.v1.AskH\x00\x12%\n\x06\x61\x63\x63\x65pt\x18\x05 \x01(\x0b\x32\x13.keyahead.v1.AcceptH\x00\x12\x34\n\x0epartial_accept\x18\x06 \x01(\x0b\x32\x1a.keyahead.v1.PartialAcceptH\x00\x12%\n\x06reject\x18\x07 \x01(\x0b\x32\x13.keyahead.v1.RejectH\x00\x12#\n\x05\x63lose\x18\x08 \x01(\x0b\x32\x12.keyahead.v1.CloseH\x00\x42\t\n\x07message\"\xed\x01\n\x0fSessionResponse\x12-\n\nsuggestion\x18\x01 \x01(\x0b\x32\x17.keyahead.v1.SuggestionH\x00\x12)\n\x08withdraw\x18\x02 \x01(\x0b\x32\x15.keyahead.v1.WithdrawH\x00\x12%\n\x06resync\x18\x03 \x01(\x0b\x32\x13.keyahead.v1.ResyncH\x00\x12%\n\x06pacing\x18\x04 \x01(\x0b\x32\x13.keyahead.v1.PacingH\x00\x12\'\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x14.keyahead.v1.FailureH\x00\x42\t\n\x07message\"\xfb\x01\n\x04Open\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\'\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x15.keyahead.v1.Document\x12)\n\x07\x63ontext\x18\x04 \x03(\x0b\x32\x18.keyahead.v1.ContextFile\x12/\n\x08\x65ncoding\x18\x05 \x01(\x0e\x32\x1d.keyahead.v1.PositionEncoding\x12\x13\n\x0b\x61sk_on_edit\x18\x06 \x01(\x08\x12\x1f\n\x04mode\x18\x07 \x01(\x0e\x32\x11.keyahead.v1.Mode\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\"\x8f\x01\n\x04\x45\x64it\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x61se_version\x18\x02 \x01(\r\x12\x0f\n\x07version\x18\x03 \x01(\r\x12$\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x13.keyahead.v1.Change\x12%\n\x06\x63ursor\x18\x05 \x01(\x0b\x32\x15.keyahead.v1.Position\"9\n\x06\x43hange\x12!\n\x05range\x18\x01 \x01(\x0b\x32\x12.keyahead.v1.Range\x12\x0c\n\x04text\x18\x02 \x01(\t\"Q\n\x05Range\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x15.keyahead.v1.Position\x12\"\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x15.keyahead.v1.Position\"+\n\x08Position\x12\x0c\n\x04line\x18\x01 \x01(\r\x12\x11\n\tcharacter\x18\x02 \x01(\r\"Y\n\nMoveCursor\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12%\n\x06\x63ursor\x18\x03 \x01(\x0b\x32\x15.keyahead.v1.Position\"\x87\x01\n\x03\x41sk\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12%\n\x07trigger\x18\x03 \x01(\x0e\x32\x14.keyahead.v1.Trigger\x12\x1f\n\x04mode\x18\x04 \x01(\x0e\x32\x11.keyahead.v1.Mode\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x1c\n\x06\x41\x63\x63\x65pt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\";\n\rPartialAccept\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63\x63\x65pted_chars\x18\x02 \x01(\r\"\x1c\n\x06Reject\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x1c\n\x05\x43lose\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"\x84\x01\n\nSuggestion\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x31\n\ncompletion\x18\x03 \x01(\x0b\x32\x1d.keyahead.v1.CompleteResponse\x12\x1d\n\x15suggested_debounce_ms\x18\x04 \x01(\r\"3\n\x08Withdraw\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"b\n\x06Resync\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\r\x12)\n\x06reason\x18\x03 \x01(\x0e\x32\x19.keyahead.v1.ResyncReason\"\'\n\x06Pacing\x12\x1d\n\x15suggested_debounce_ms\x18\x01 \x01(\r\"k\n\x07\x46\x61ilure\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\r\"c\n\rReportRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.keyahead.v1.OutcomeKind\x12\x16\n\x0e\x61\x63\x63\x65pted_chars\x18\x03 \x01(\r\"\x1f\n\x0eReportResponse\x12\r\n\x05known\x18\x01 \x01(\x08*\x8b\x01\n\x10PositionEncoding\x12!\n\x1dPOSITION_ENCODING_UNSPECIFIED\x10\x00\x12\x1b\n\x17POSITION_ENCODING_UTF16\x10\x01\x12\x1a\n\x16POSITION_ENCODING_UTF8\x10\x02\x12\x1b\n\x17POSITION_ENCODING_UTF32\x10\x03*Q\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\x14\n\x10MODE_SINGLE_LINE\x10\x02\x12\x0e\n\nMODE_BLOCK\x10\x03*M\n\x07Trigger\x12\x17\n\x13TRIGGER_UNSPECIFIED\x10\x00\x12\x15\n\x11TRIGGER_AUTOMATIC\x10\x01\x12\x12\n\x0eTRIGGER_MANUAL\x10\x02*\x96\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x03\x12\x19\n\x15\x46INISH_REASON_PARTIAL\x10\x04*n\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x11\n\rSOURCE_ENGINE\x10\x01\x12\x14\n\x10SOURCE_IN_FLIGHT\x10\x02\x12\x11\n\rSOURCE_MEMORY\x10\x03\x12\x10\n\x0cSOURCE_REDIS\x10\x04*\x98\x01\n\x0cResyncReason\x12\x1d\n\x19RESYNC_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESYNC_REASON_NOT_OPEN\x10\x01\x12\x19\n\x15RESYNC_REASON_VERSION\x10\x02\x12\x1a\n\x16RESYNC_REASON_POSITION\x10\x03\x12\x16\n\x12RESYNC_REASON_SIZE\x10\x04*\x97\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15OUTCOME_KIND_ACCEPTED\x10\x01\x12\x18\n\x14OUTCOME_KIND_PARTIAL\x10\x02\x12\x19\n\x15OUTCOME_KIND_REJECTED\x10\x03\x12\x1a\n\x16OUTCOME_KIND_WITHDRAWN\x10\x04\x32\xc1\x02\n\x0c\x41utocomplete\x12G\n\x08\x43omplete\x12\x1c.keyahead.v1.CompleteRequest\x1a\x1d.keyahead.v1.CompleteResponse\x12[\n\x0eStreamComplete\x12\".keyahead.v1.StreamCompleteRequest\x1a#.keyahead.v1.StreamCompleteResponse0\x01\x12H\n\x07Session\x12\x1b.keyahead.v1.SessionRequest\x1a\x1c.keyahead.v1.SessionResponse(\x01\x30\x01\x12\x41\n\x06Report\x12\x1a.keyahead.v1.ReportRequest\x1a\x1b.keyahead.v1.ReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyahead.proto.keyahead.v1.autocomplete_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POSITIONENCODING']._serialized_start=1297
-  _globals['_POSITIONENCODING']._serialized_end=1436
-  _globals['_MODE']._serialized_start=1438
-  _globals['_MODE']._serialized_end=1519
-  _globals['_TRIGGER']._serialized_start=1521
-  _globals['_TRIGGER']._serialized_end=1598
-  _globals['_FINISHREASON']._serialized_start=1601
-  _globals['_FINISHREASON']._serialized_end=1751
-  _globals['_SOURCE']._serialized_start=1753
-  _globals['_SOURCE']._serialized_end=1863
+  _globals['_POSITIONENCODING']._serialized_start=3426
+  _globals['_POSITIONENCODING']._serialized_end=3565
+  _globals['_MODE']._serialized_start=3567
+  _globals['_MODE']._serialized_end=3648
+  _globals['_TRIGGER']._serialized_start=3650
+  _globals['_TRIGGER']._serialized_end=3727
+  _globals['_FINISHREASON']._serialized_start=3730
+  _globals['_FINISHREASON']._serialized_end=3880
+  _globals['_SOURCE']._serialized_start=3882
+  _globals['_SOURCE']._serialized_end=3992
+  _globals['_RESYNCREASON']._serialized_start=3995
+  _globals['_RESYNCREASON']._serialized_end=4147
+  _globals['_OUTCOMEKIND']._serialized_start=4150
+  _globals['_OUTCOMEKIND']._serialized_end=4301
   _globals['_COMPLETEREQUEST']._serialized_start=63
   _globals['_COMPLETEREQUEST']._serialized_end=296
   _globals['_DOCUMENT']._serialized_start=299
@@ -63,6 +67,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENCOUNTS']._serialized_end=1166
   _globals['_STAGETIMINGS']._serialized_start=1168
   _globals['_STAGETIMINGS']._serialized_end=1294
-  _globals['_AUTOCOMPLETE']._serialized_start=1866
-  _globals['_AUTOCOMPLETE']._serialized_end=2046
+  _globals['_SESSIONREQUEST']._serialized_start=1297
+  _globals['_SESSIONREQUEST']._serialized_end=1644
+  _globals['_SESSIONRESPONSE']._serialized_start=1647
+  _globals['_SESSIONRESPONSE']._serialized_end=1884
+  _globals['_OPEN']._serialized_start=1887
+  _globals['_OPEN']._serialized_end=2138
+  _globals['_EDIT']._serialized_start=2141
+  _globals['_EDIT']._serialized_end=2284
+  _globals['_CHANGE']._serialized_start=2286
+  _globals['_CHANGE']._serialized_end=2343
+  _globals['_RANGE']._serialized_start=2345
+  _globals['_RANGE']._serialized_end=2426
+  _globals['_POSITION']._serialized_start=2428
+  _globals['_POSITION']._serialized_end=2471
+  _globals['_MOVECURSOR']._serialized_start=2473
+  _globals['_MOVECURSOR']._serialized_end=2562
+  _globals['_ASK']._serialized_start=2565
+  _globals['_ASK']._serialized_end=2700
+  _globals['_ACCEPT']._serialized_start=2702
+  _globals['_ACCEPT']._serialized_end=2730
+  _globals['_PARTIALACCEPT']._serialized_start=2732
+  _globals['_PARTIALACCEPT']._serialized_end=2791
+  _globals['_REJECT']._serialized_start=2793
+  _globals['_REJECT']._serialized_end=2821
+  _globals['_CLOSE']._serialized_start=2823
+  _globals['_CLOSE']._serialized_end=2851
+  _globals['_SUGGESTION']._serialized_start=2854
+  _globals['_SUGGESTION']._serialized_end=2986
+  _globals['_WITHDRAW']._serialized_start=2988
+  _globals['_WITHDRAW']._serialized_end=3039
+  _globals['_RESYNC']._serialized_start=3041
+  _globals['_RESYNC']._serialized_end=3139
+  _globals['_PACING']._serialized_start=3141
+  _globals['_PACING']._serialized_end=3180
+  _globals['_FAILURE']._serialized_start=3182
+  _globals['_FAILURE']._serialized_end=3289
+  _globals['_REPORTREQUEST']._serialized_start=3291
+  _globals['_REPORTREQUEST']._serialized_end=3390
+  _globals['_REPORTRESPONSE']._serialized_start=3392
+  _globals['_REPORTRESPONSE']._serialized_end=3423
+  _globals['_AUTOCOMPLETE']._serialized_start=4304
+  _globals['_AUTOCOMPLETE']._serialized_end=4625
 # @@protoc_insertion_point(module_scope)

@@ -142,6 +142,64 @@ SOURCE_REDIS: Source.ValueType  # 4
 """From Redis."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
+class _ResyncReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResyncReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResyncReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESYNC_REASON_UNSPECIFIED: _ResyncReason.ValueType  # 0
+    RESYNC_REASON_NOT_OPEN: _ResyncReason.ValueType  # 1
+    """Never opened, closed, or forgotten to stay within the stream's limits."""
+    RESYNC_REASON_VERSION: _ResyncReason.ValueType  # 2
+    """Made for another version than the server has: messages were lost or came out of order."""
+    RESYNC_REASON_POSITION: _ResyncReason.ValueType  # 3
+    """Names a position that the text does not have."""
+    RESYNC_REASON_SIZE: _ResyncReason.ValueType  # 4
+    """The text has become longer than 1 MiB: open the part around the cursor."""
+
+class ResyncReason(_ResyncReason, metaclass=_ResyncReasonEnumTypeWrapper): ...
+
+RESYNC_REASON_UNSPECIFIED: ResyncReason.ValueType  # 0
+RESYNC_REASON_NOT_OPEN: ResyncReason.ValueType  # 1
+"""Never opened, closed, or forgotten to stay within the stream's limits."""
+RESYNC_REASON_VERSION: ResyncReason.ValueType  # 2
+"""Made for another version than the server has: messages were lost or came out of order."""
+RESYNC_REASON_POSITION: ResyncReason.ValueType  # 3
+"""Names a position that the text does not have."""
+RESYNC_REASON_SIZE: ResyncReason.ValueType  # 4
+"""The text has become longer than 1 MiB: open the part around the cursor."""
+Global___ResyncReason: _TypeAlias = ResyncReason  # noqa: Y015
+
+class _OutcomeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_KIND_UNSPECIFIED: _OutcomeKind.ValueType  # 0
+    OUTCOME_KIND_ACCEPTED: _OutcomeKind.ValueType  # 1
+    """The whole suggestion came into the text."""
+    OUTCOME_KIND_PARTIAL: _OutcomeKind.ValueType  # 2
+    """Its beginning did."""
+    OUTCOME_KIND_REJECTED: _OutcomeKind.ValueType  # 3
+    """The user dismissed it."""
+    OUTCOME_KIND_WITHDRAWN: _OutcomeKind.ValueType  # 4
+    """The user typed something else, or the next suggestion took its place."""
+
+class OutcomeKind(_OutcomeKind, metaclass=_OutcomeKindEnumTypeWrapper): ...
+
+OUTCOME_KIND_UNSPECIFIED: OutcomeKind.ValueType  # 0
+OUTCOME_KIND_ACCEPTED: OutcomeKind.ValueType  # 1
+"""The whole suggestion came into the text."""
+OUTCOME_KIND_PARTIAL: OutcomeKind.ValueType  # 2
+"""Its beginning did."""
+OUTCOME_KIND_REJECTED: OutcomeKind.ValueType  # 3
+"""The user dismissed it."""
+OUTCOME_KIND_WITHDRAWN: OutcomeKind.ValueType  # 4
+"""The user typed something else, or the next suggestion took its place."""
+Global___OutcomeKind: _TypeAlias = OutcomeKind  # noqa: Y015
+
 @_typing.final
 class CompleteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -480,3 +538,620 @@ class StageTimings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageTimings: _TypeAlias = StageTimings  # noqa: Y015
+
+@_typing.final
+class SessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    EDIT_FIELD_NUMBER: _builtins.int
+    MOVE_CURSOR_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
+    PARTIAL_ACCEPT_FIELD_NUMBER: _builtins.int
+    REJECT_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def open(self) -> Global___Open: ...
+    @_builtins.property
+    def edit(self) -> Global___Edit: ...
+    @_builtins.property
+    def move_cursor(self) -> Global___MoveCursor: ...
+    @_builtins.property
+    def ask(self) -> Global___Ask: ...
+    @_builtins.property
+    def accept(self) -> Global___Accept: ...
+    @_builtins.property
+    def partial_accept(self) -> Global___PartialAccept: ...
+    @_builtins.property
+    def reject(self) -> Global___Reject: ...
+    @_builtins.property
+    def close(self) -> Global___Close: ...
+    def __init__(
+        self,
+        *,
+        open: Global___Open | None = ...,
+        edit: Global___Edit | None = ...,
+        move_cursor: Global___MoveCursor | None = ...,
+        ask: Global___Ask | None = ...,
+        accept: Global___Accept | None = ...,
+        partial_accept: Global___PartialAccept | None = ...,
+        reject: Global___Reject | None = ...,
+        close: Global___Close | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "ask", b"ask", "close", b"close", "edit", b"edit", "message", b"message", "move_cursor", b"move_cursor", "open", b"open", "partial_accept", b"partial_accept", "reject", b"reject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "ask", b"ask", "close", b"close", "edit", b"edit", "message", b"message", "move_cursor", b"move_cursor", "open", b"open", "partial_accept", b"partial_accept", "reject", b"reject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "edit", "move_cursor", "ask", "accept", "partial_accept", "reject", "close"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+
+@_typing.final
+class SessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUGGESTION_FIELD_NUMBER: _builtins.int
+    WITHDRAW_FIELD_NUMBER: _builtins.int
+    RESYNC_FIELD_NUMBER: _builtins.int
+    PACING_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suggestion(self) -> Global___Suggestion: ...
+    @_builtins.property
+    def withdraw(self) -> Global___Withdraw: ...
+    @_builtins.property
+    def resync(self) -> Global___Resync: ...
+    @_builtins.property
+    def pacing(self) -> Global___Pacing: ...
+    @_builtins.property
+    def failure(self) -> Global___Failure: ...
+    def __init__(
+        self,
+        *,
+        suggestion: Global___Suggestion | None = ...,
+        withdraw: Global___Withdraw | None = ...,
+        resync: Global___Resync | None = ...,
+        pacing: Global___Pacing | None = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "message", b"message", "pacing", b"pacing", "resync", b"resync", "suggestion", b"suggestion", "withdraw", b"withdraw"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "message", b"message", "pacing", b"pacing", "resync", b"resync", "suggestion", b"suggestion", "withdraw", b"withdraw"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["suggestion", "withdraw", "resync", "pacing", "failure"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class Open(_message.Message):
+    """A document's whole text; replaces what was known of it. The model reads the one opened last at once, so that its first key finds it warm. The
+    server keeps the 8 documents used last, with 2 MiB of text in all, and forgets the others: an edit of one is answered with Resync.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    ASK_ON_EDIT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The client's name for the document, such as its URI. 1 to 1024 bytes without control characters."""
+    version: _builtins.int
+    """Any number; each Edit says which version it leads to."""
+    encoding: Global___PositionEncoding.ValueType
+    """Units of every position in this document's later messages. UTF-16 code units when unset, as in LSP."""
+    ask_on_edit: _builtins.bool
+    """Suggest by itself after each edit, as if an Ask with TRIGGER_AUTOMATIC followed it; the wait that Pacing suggests is then the server's."""
+    mode: Global___Mode.ValueType
+    """As CompleteRequest.mode; an Ask may say otherwise."""
+    max_tokens: _builtins.int
+    """As CompleteRequest.max_tokens."""
+    @_builtins.property
+    def document(self) -> Global___Document:
+        """Text and cursor, with the limits of CompleteRequest.document. Required."""
+
+    @_builtins.property
+    def context(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextFile]:
+        """As CompleteRequest.context."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        document: Global___Document | None = ...,
+        context: _abc.Iterable[Global___ContextFile] | None = ...,
+        encoding: Global___PositionEncoding.ValueType = ...,
+        ask_on_edit: _builtins.bool = ...,
+        mode: Global___Mode.ValueType = ...,
+        max_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_on_edit", b"ask_on_edit", "context", b"context", "document", b"document", "document_id", b"document_id", "encoding", b"encoding", "max_tokens", b"max_tokens", "mode", b"mode", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class Edit(_message.Message):
+    """What the user, or the editor for them, changed. When it types what the suggestion shown begins with, the suggestion stays valid, shortened by
+    what was typed, and the server says nothing. When it does anything else, the server sends Withdraw.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    BASE_VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    base_version: _builtins.int
+    """The version that was changed. Resync follows if it is not the one the server has."""
+    version: _builtins.int
+    """The version that it became."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """In the order they were made: each position is one of the text that the changes before it left. At most 256."""
+
+    @_builtins.property
+    def cursor(self) -> Global___Position:
+        """Where the cursor is now; when unset, behind the text of the last change, or where it was if there is none."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        base_version: _builtins.int = ...,
+        version: _builtins.int = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        cursor: Global___Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "changes", b"changes", "cursor", b"cursor", "document_id", b"document_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Edit: _TypeAlias = Edit  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    @_builtins.property
+    def range(self) -> Global___Range:
+        """The text replaced; an empty range inserts. Required, as are its start and end, in this order."""
+
+    def __init__(
+        self,
+        *,
+        range: Global___Range | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class Range(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start(self) -> Global___Position: ...
+    @_builtins.property
+    def end(self) -> Global___Position:
+        """Exclusive."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___Position | None = ...,
+        end: Global___Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Range: _TypeAlias = Range  # noqa: Y015
+
+@_typing.final
+class Position(_message.Message):
+    """As an LSP client has it. Lines end with LF, CRLF or CR. A position outside of the text, or inside a character, is answered with Resync."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    CHARACTER_FIELD_NUMBER: _builtins.int
+    line: _builtins.int
+    """Zero-based."""
+    character: _builtins.int
+    """Zero-based offset in the line, in units of Open.encoding."""
+    def __init__(
+        self,
+        *,
+        line: _builtins.int = ...,
+        character: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["character", b"character", "line", b"line"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Position: _TypeAlias = Position  # noqa: Y015
+
+@_typing.final
+class MoveCursor(_message.Message):
+    """The cursor went elsewhere in an unchanged text. A suggestion shown is withdrawn if that moved it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    version: _builtins.int
+    @_builtins.property
+    def cursor(self) -> Global___Position:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        cursor: Global___Position | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "document_id", b"document_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCursor: _TypeAlias = MoveCursor  # noqa: Y015
+
+@_typing.final
+class Ask(_message.Message):
+    """Asks for a suggestion at the cursor. Whatever the document's next message changes supersedes it, and then it is not answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    version: _builtins.int
+    trigger: Global___Trigger.ValueType
+    """Who asked. AUTOMATIC when unset, and then answered within the server's latency budget."""
+    mode: Global___Mode.ValueType
+    """Open.mode when unset."""
+    request_id: _builtins.str
+    """Names the answer; made by the server when empty. At most 128 characters of [A-Za-z0-9._:-]."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        trigger: Global___Trigger.ValueType = ...,
+        mode: Global___Mode.ValueType = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "mode", b"mode", "request_id", b"request_id", "trigger", b"trigger", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ask: _TypeAlias = Ask  # noqa: Y015
+
+@_typing.final
+class Accept(_message.Message):
+    """The user took the whole suggestion. Its text comes with an Edit of its own, before or after this. A request_id that is not the one shown any
+    more is ignored, here and in PartialAccept and Reject: the messages may have crossed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accept: _TypeAlias = Accept  # noqa: Y015
+
+@_typing.final
+class PartialAccept(_message.Message):
+    """The user took the beginning of the suggestion, which stays shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCEPTED_CHARS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    accepted_chars: _builtins.int
+    """Accepted so far, from the suggestion's beginning, in Unicode code points."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        accepted_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_chars", b"accepted_chars", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartialAccept: _TypeAlias = PartialAccept  # noqa: Y015
+
+@_typing.final
+class Reject(_message.Message):
+    """The user dismissed the suggestion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reject: _TypeAlias = Reject  # noqa: Y015
+
+@_typing.final
+class Close(_message.Message):
+    """The document is not needed any more. Unknown ones are ignored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Close: _TypeAlias = Close  # noqa: Y015
+
+@_typing.final
+class Suggestion(_message.Message):
+    """Something to show at the cursor, in place of whatever was shown in this document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    COMPLETION_FIELD_NUMBER: _builtins.int
+    SUGGESTED_DEBOUNCE_MS_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    version: _builtins.int
+    """Of the text it is for: drop it if the document has a newer one, or if its cursor has moved since."""
+    suggested_debounce_ms: _builtins.int
+    """As in Pacing."""
+    @_builtins.property
+    def completion(self) -> Global___CompleteResponse:
+        """An empty text means that there is nothing to show. One that ends with PARTIAL or DEADLINE need not be asked for again: the rest follows
+        by itself, with the same request_id, if the text is not changed meanwhile.
+        """
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        completion: Global___CompleteResponse | None = ...,
+        suggested_debounce_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "document_id", b"document_id", "suggested_debounce_ms", b"suggested_debounce_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suggestion: _TypeAlias = Suggestion  # noqa: Y015
+
+@_typing.final
+class Withdraw(_message.Message):
+    """The suggestion shown no longer fits the text: hide it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdraw: _TypeAlias = Withdraw  # noqa: Y015
+
+@_typing.final
+class Resync(_message.Message):
+    """The server does not have the text that a message was for. Hide what is shown, and send Open with the whole text; until then, what
+    comes for the document is dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    expected_version: _builtins.int
+    """The version that the server had; 0 when it had none."""
+    reason: Global___ResyncReason.ValueType
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        expected_version: _builtins.int = ...,
+        reason: Global___ResyncReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "expected_version", b"expected_version", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resync: _TypeAlias = Resync  # noqa: Y015
+
+@_typing.final
+class Pacing(_message.Message):
+    """How long to wait after a key before the next Ask, in the client's place. Sent when it changes and no suggestion carries it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUGGESTED_DEBOUNCE_MS_FIELD_NUMBER: _builtins.int
+    suggested_debounce_ms: _builtins.int
+    """0 while answers come before the next key; up to 400 as they come later than it."""
+    def __init__(
+        self,
+        *,
+        suggested_debounce_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suggested_debounce_ms", b"suggested_debounce_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pacing: _TypeAlias = Pacing  # noqa: Y015
+
+@_typing.final
+class Failure(_message.Message):
+    """A suggestion that could not be made. The stream goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    request_id: _builtins.str
+    reason: _builtins.str
+    """A google.rpc.ErrorInfo.reason of the unary calls, such as ENGINE_UNAVAILABLE or OVERLOADED."""
+    message: _builtins.str
+    """For people; never quotes what was sent."""
+    retry_after_ms: _builtins.int
+    """When to ask again, 0 when trying again does not help. Nothing is asked by itself until the next edit."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "message", b"message", "reason", b"reason", "request_id", b"request_id", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Failure: _TypeAlias = Failure  # noqa: Y015
+
+@_typing.final
+class ReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ACCEPTED_CHARS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Of the answer. At most 128 characters of [A-Za-z0-9._:-]. Required."""
+    kind: Global___OutcomeKind.ValueType
+    """Required."""
+    accepted_chars: _builtins.int
+    """For OUTCOME_KIND_PARTIAL: how much of the suggestion was accepted, in Unicode code points."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kind: Global___OutcomeKind.ValueType = ...,
+        accepted_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_chars", b"accepted_chars", "kind", b"kind", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportRequest: _TypeAlias = ReportRequest  # noqa: Y015
+
+@_typing.final
+class ReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    """Whether it was counted. The server knows its last 4096 answers that had text, each until it is reported."""
+    def __init__(
+        self,
+        *,
+        known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportResponse: _TypeAlias = ReportResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class AutocompleteStub:
                 request_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteRequest.SerializeToString,
                 response_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/keyahead.v1.Autocomplete/Session',
+                request_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionRequest.SerializeToString,
+                response_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionResponse.FromString,
+                _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/keyahead.v1.Autocomplete/Report',
+                request_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportRequest.SerializeToString,
+                response_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportResponse.FromString,
+                _registered_method=True)
 
 
 class AutocompleteServicer:
@@ -66,6 +76,22 @@ class AutocompleteServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """A typing session: edits in, suggestions out. A stream may last as long as its connection, which the server closes after half an hour;
+        then open a new one and open the documents again. It has no latency budget of its own: each suggestion inside has. Its end stops all work.
+        What breaks a limit ends the stream with INVALID_ARGUMENT; a text that client and server no longer agree on is answered with Resync.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Report(self, request, context):
+        """What became of a suggestion of Complete or StreamComplete. In a session the stream's own messages say it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AutocompleteServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +104,16 @@ def add_AutocompleteServicer_to_server(servicer, server):
                     servicer.StreamComplete,
                     request_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteRequest.FromString,
                     response_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionRequest.FromString,
+                    response_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionResponse.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportRequest.FromString,
+                    response_serializer=keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +171,60 @@ class Autocomplete:
             '/keyahead.v1.Autocomplete/StreamComplete',
             keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteRequest.SerializeToString,
             keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.StreamCompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/keyahead.v1.Autocomplete/Session',
+            keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionRequest.SerializeToString,
+            keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyahead.v1.Autocomplete/Report',
+            keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportRequest.SerializeToString,
+            keyahead_dot_proto_dot_keyahead_dot_v1_dot_autocomplete__pb2.ReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,13 @@ class AutocompleteStub:
     """The same suggestion as it is decoded: text deltas to append to the ghost text, then the whole answer, which is what counts (trimming may
     have taken back some of what was streamed).
     """
+    Session: _grpc.StreamStreamMultiCallable[_autocomplete_pb2.SessionRequest, _autocomplete_pb2.SessionResponse]
+    """A typing session: edits in, suggestions out. A stream may last as long as its connection, which the server closes after half an hour;
+    then open a new one and open the documents again. It has no latency budget of its own: each suggestion inside has. Its end stops all work.
+    What breaks a limit ends the stream with INVALID_ARGUMENT; a text that client and server no longer agree on is answered with Resync.
+    """
+    Report: _grpc.UnaryUnaryMultiCallable[_autocomplete_pb2.ReportRequest, _autocomplete_pb2.ReportResponse]
+    """What became of a suggestion of Complete or StreamComplete. In a session the stream's own messages say it."""
 
 @_typing.type_check_only
 class AutocompleteAsyncStub(AutocompleteStub):
@@ -57,6 +64,13 @@ class AutocompleteAsyncStub(AutocompleteStub):
     """The same suggestion as it is decoded: text deltas to append to the ghost text, then the whole answer, which is what counts (trimming may
     have taken back some of what was streamed).
     """
+    Session: _aio.StreamStreamMultiCallable[_autocomplete_pb2.SessionRequest, _autocomplete_pb2.SessionResponse]  # type: ignore[assignment]
+    """A typing session: edits in, suggestions out. A stream may last as long as its connection, which the server closes after half an hour;
+    then open a new one and open the documents again. It has no latency budget of its own: each suggestion inside has. Its end stops all work.
+    What breaks a limit ends the stream with INVALID_ARGUMENT; a text that client and server no longer agree on is answered with Resync.
+    """
+    Report: _aio.UnaryUnaryMultiCallable[_autocomplete_pb2.ReportRequest, _autocomplete_pb2.ReportResponse]  # type: ignore[assignment]
+    """What became of a suggestion of Complete or StreamComplete. In a session the stream's own messages say it."""
 
 class AutocompleteServicer(metaclass=_abc_1.ABCMeta):
     """Completes code at a cursor."""
@@ -78,5 +92,24 @@ class AutocompleteServicer(metaclass=_abc_1.ABCMeta):
         """The same suggestion as it is decoded: text deltas to append to the ghost text, then the whole answer, which is what counts (trimming may
         have taken back some of what was streamed).
         """
+
+    @_abc_1.abstractmethod
+    def Session(
+        self,
+        request_iterator: _MaybeAsyncIterator[_autocomplete_pb2.SessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_autocomplete_pb2.SessionResponse], _abc.AsyncIterator[_autocomplete_pb2.SessionResponse]]:
+        """A typing session: edits in, suggestions out. A stream may last as long as its connection, which the server closes after half an hour;
+        then open a new one and open the documents again. It has no latency budget of its own: each suggestion inside has. Its end stops all work.
+        What breaks a limit ends the stream with INVALID_ARGUMENT; a text that client and server no longer agree on is answered with Resync.
+        """
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _autocomplete_pb2.ReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_autocomplete_pb2.ReportResponse, _abc.Awaitable[_autocomplete_pb2.ReportResponse]]:
+        """What became of a suggestion of Complete or StreamComplete. In a session the stream's own messages say it."""
 
 def add_AutocompleteServicer_to_server(servicer: AutocompleteServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
