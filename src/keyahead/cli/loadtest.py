@@ -60,7 +60,6 @@ def loadtest(
     junit_file: Annotated[Path | None, typer.Option("--junit", help="Write the verdict there as JUnit XML.")] = None,
     output_file: Annotated[Path | None, typer.Option("--output", help="Write the whole result there as JSON.")] = None,
     model: ModelOption = DEFAULT_MODEL,
-    generator_delay_ms: Annotated[float, typer.Option(hidden=True, help="Hit each key late, to test the generator's own check.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Let simulated people type real files against a service, and judge whether it keeps its promise.
@@ -84,7 +83,6 @@ def loadtest(
         takes=take,
         run_id=f"loadtest-{secrets.token_hex(6)}",
         shards=workers,
-        delay_ms=generator_delay_ms,
     )
     with _sentences():
         bounds = verdict.load(objectives)

@@ -60,8 +60,6 @@ class Config:
     run_id: str = "run"
     shards: int = 1
     """Processes that share the typists."""
-    delay_ms: float = 0.0
-    """Makes each key late by this on purpose, to test that a late generator is found out."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Config:

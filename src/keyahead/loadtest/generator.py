@@ -53,7 +53,7 @@ def main(config_file: str, shard: int, result_file: str) -> None:
     # The plans are many small objects that live as long as the process: let the collector not look through them during the run.
     gc.collect()
     gc.freeze()
-    _run(Stage(iter(zip(crowd, systems, strict=True)), config.delay_ms / 1000), crowd)
+    _run(Stage(zip(crowd, systems, strict=True)), crowd)
     Path(result_file).write_text(json.dumps({**outcome(crowd), "niceness": os.nice(0)}))
 
 

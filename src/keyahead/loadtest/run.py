@@ -42,7 +42,7 @@ def run(config: Config, show: Callable[[Live], None]) -> dict[str, Any]:
         config_file.write_text(json.dumps(dataclasses.asdict(config)))
         shards = [_Shard(config_file, number) for number in range(config.shards)]
         try:
-            return _assemble(config, _conduct(config, shards, show))
+            return assemble(config, _conduct(config, shards, show))
         finally:
             for shard in shards:
                 shard.close()
@@ -118,7 +118,7 @@ def _together(heard: Sequence[Live]) -> Live:
     return {**heard[0], **total, "latency_ms": latency, "useful_share": share}
 
 
-def _assemble(config: Config, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def assemble(config: Config, shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The result of a run, from which everything that is shown of it can be derived."""
     records = sorted((r for shard in shards for r in columns.to_records(shard["records"])), key=lambda record: record.at_s)
     typed = sorted((key for shard in shards for key in columns.to_typed(shard["typed"])), key=lambda key: key.at_s)

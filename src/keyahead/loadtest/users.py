@@ -22,9 +22,8 @@ GRACE_S = 2.0
 class Stage:
     """Where users find whom they play, and what time it is."""
 
-    def __init__(self, cast: Iterator[tuple[Member, System]], delay_s: float = 0.0) -> None:
+    def __init__(self, cast: Iterator[tuple[Member, System]]) -> None:
         self._cast = cast
-        self._delay_s = delay_s
         self._start = 0.0
         self.begun = Event()
 
@@ -46,7 +45,7 @@ class Stage:
 
     def wait_until(self, moment_s: float) -> None:
         """Until a moment of the run."""
-        gevent.sleep(max(0.0, moment_s + self._delay_s - self.now_s()))
+        gevent.sleep(max(0.0, moment_s - self.now_s()))
 
 
 class TypistUser(User):
