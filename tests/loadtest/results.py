@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from keyahead.loadtest import columns, histograms
 from keyahead.loadtest.config import Config, Kind, Target
 from keyahead.loadtest.judge import Outcome, Record, Typed
 from keyahead.loadtest.run import assemble
 from keyahead.loadtest.shape import Shape
-from keyahead.loadtest import columns, histograms
 
 TARGET = Target(Kind.KEYAHEAD, "127.0.0.1:1", "keyahead")
 

@@ -13,17 +13,17 @@ def regressions(before: dict[str, object], after: dict[str, object]) -> set[str]
     return {change.name for change in compare(before, after) if change.regression}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_planted_regression_is_found(seed: int) -> None:
-    """Ten percent more latency, with noise of its own on each request, shows at the median."""
+    """Ten percent more latency, with noise of its own on each request, shows in the mean and at the median."""
     before = latencies(1000, seed)
     noise = latencies(1000, 100 + seed)
     after = [1.1 * value + 0.02 * (other - 60) for value, other in zip(before, noise, strict=True)]
-    assert "p50" in regressions(result(before), result(after))
+    assert {"mean", "p50"} <= regressions(result(before), result(after))
     assert not regressions(result(after), result(before))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_equal_runs_are_no_regression(seed: int) -> None:
     """Two draws from the same distribution, paired or not, are not called worse."""
     one, other = result(latencies(1000, seed)), result(latencies(1000, 50 + seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,33 +20,32 @@ HELP = (
 )
 
 
-@contextmanager
-def baseline(named: str, seed: int) -> Iterator[Target]:
-    """The system that the option names; a simulated one runs meanwhile. Raises UsageError."""
-    if named.startswith(_SIMULATED):
-        with _stand_in(named.removeprefix(_SIMULATED), seed) as target:
-            yield target
-        return
+def parse(named: str) -> Target:
+    """The system that the option names; a simulated one has no address yet. Raises UsageError."""
+    if named.startswith(_SIMULATED) and (name := named.removeprefix(_SIMULATED)) in LATENCIES:
+        kind = Kind.CHAT if name == "chat" else Kind.OPENAI
+        return Target(kind, "", f"simulated {name} (perfect answers)", name, simulated=True)
     kind_and_model, _, url = named.partition("=")
-    kind, _, model = kind_and_model.partition(":")
-    if kind not in set(Kind) - {Kind.KEYAHEAD} or not url.startswith(("http://", "https://")):
+    name, _, model = kind_and_model.partition(":")
+    if name not in set(Kind) - {Kind.KEYAHEAD} or not url.startswith(("http://", "https://")):
         raise UsageError(f"There is no baseline {named!r}: give KIND=URL, KIND:MODEL=URL or {_SIMULATED}NAME, as --help lists them.")
-    yield Target(Kind(kind), url, kind_and_model, model)
+    return Target(Kind(name), url, kind_and_model, model)
 
 
 @contextmanager
-def _stand_in(name: str, seed: int) -> Iterator[Target]:
-    if name not in LATENCIES:
-        raise UsageError(f"Nothing simulated is called {name!r}: choose one of {', '.join(LATENCIES)}.")
-    command = [sys.executable, "-P", "-m", "keyahead.loadtest.standin", name, str(seed)]
+def reachable(target: Target, seed: int) -> Iterator[Target]:
+    """The system with its address; a simulated one runs meanwhile."""
+    if not target.simulated:
+        yield target
+        return
+    command = [sys.executable, "-P", "-m", "keyahead.loadtest.standin", target.model, str(seed)]
     process = subprocess.Popen(tethered(*command), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout  # noqa: S101  # asked for above
         url = process.stdout.readline().strip()
         if not url:
             raise CommandError("The stand-in did not start: see above.")
-        kind = Kind.CHAT if name == "chat" else Kind.OPENAI
-        yield Target(kind, url, f"simulated {name} (perfect answers)", simulated=True)
+        yield dataclasses.replace(target, address=url)
     finally:
         process.kill()
         with process:

@@ -15,7 +15,7 @@ import typer
 
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import HELP as BASELINE_HELP
-from keyahead.cli.baselines import baseline
+from keyahead.cli.baselines import parse, reachable
 from keyahead.cli.options import DEFAULT_MODEL, ModelOption
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
 from keyahead.cli.private_stack import Addresses, private_stack
@@ -38,7 +38,9 @@ Price = Annotated[float | None, typer.Option(min=0, help="For the costs, in any 
 @app.callback(invoke_without_command=True)
 def loadtest(
     context: typer.Context,
-    address: Annotated[str | None, typer.Option(help="Host and port of a running service; without it one is started.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="KEYAHEAD_ADDRESS", help="Host and port of a running service; without it one is started.")
+    ] = None,
     typists: Annotated[int, typer.Option(min=1, help="People who type at once.")] = 4,
     duration: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long they type.")] = 180,
     shape: Annotated[
@@ -84,6 +86,7 @@ def loadtest(
         run_id=f"loadtest-{secrets.token_hex(6)}",
         shards=workers,
     )
+    rivals = [parse(named) for named in baselines or ()]
     with _sentences():
         bounds = verdict.load(objectives)
         config.sources()  # Say at once if there is nothing to type.
@@ -92,7 +95,7 @@ def loadtest(
             where = Addresses(address, engine_metrics or "") if address else running.enter_context(private_stack(model))
             config = dataclasses.replace(config, target=dataclasses.replace(config.target, address=where.service))
             own, cancels = _measure(config, where.engine_metrics, output)
-            others = [_ask_baseline(named, config, output) for named in baselines or ()]
+            others = [_ask_baseline(rival, config, output) for rival in rivals]
     found = verdict.judge(own, bounds, cancels)
     carried = capacity(own["phases"]) if shape is Shape.RAMP else None
     result = {
@@ -173,8 +176,8 @@ def _read_page(url: str) -> dict[str, float] | None:
         raise UsageError(f"{url} cannot be read ({error}): name Triton's metrics page, or leave --engine-metrics out.") from None
 
 
-def _ask_baseline(named: str, config: Config, output: Output) -> dict[str, Any]:
-    with baseline(named, config.seed) as target:
+def _ask_baseline(rival: Target, config: Config, output: Output) -> dict[str, Any]:
+    with reachable(rival, config.seed) as target:
         return _run(dataclasses.replace(config, target=target), output)
 
 

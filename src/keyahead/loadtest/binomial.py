@@ -63,7 +63,7 @@ def _root(is_below: Callable[[float], bool]) -> float:
 
 
 def judge_at_most(count: int, total: int, bound: float) -> Finding:
-    """Whether the true share is at most the bound: it is if so few would be a chance of 5 % at the bound, and is not if so many would be."""
+    """Whether the true share is at most the bound. If so few have a chance of 5 % at the bound, it is; if so many have, it is not."""
     if at_most(count, total, bound) <= 1 - CONFIDENCE and total:
         return Finding.PASS
     return Finding.FAIL if 1 - at_most(count - 1, total, bound) <= 1 - CONFIDENCE else Finding.INCONCLUSIVE

@@ -99,11 +99,12 @@ def _conduct(config: Config, shards: Sequence[_Shard], show: Callable[[Live], No
     for shard in shards:
         shard.begin(start)
     end = start + config.duration_s + LATE_S
-    latest: list[Live | None] = [{}]
-    while any(each is not None for each in latest):
-        latest = [shard.hear(end - time.monotonic()) for shard in shards]
-        if heard := [each for each in latest if each]:
-            show(_together(heard))
+    talking = list(shards)
+    while talking:
+        heard = [(shard, shard.hear(end - time.monotonic())) for shard in talking]
+        talking = [shard for shard, said in heard if said]
+        if figures := [said for _, said in heard if said]:
+            show(_together(figures))
     return [shard.result() for shard in shards]
 
 

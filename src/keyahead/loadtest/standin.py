@@ -6,6 +6,7 @@ the load test tells it: so its useful characters show what latency alone costs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -67,11 +68,12 @@ class StandIn:
                     wait_s = latency.draw_s(rng)
                 answer = json.dumps(_reply(body)).encode()
                 time.sleep(max(0.0, wait_s - (time.monotonic() - arrived)))
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+                with contextlib.suppress(ConnectionError):  # the client may be gone when the run has ended
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(answer)))
+                    self.end_headers()
+                    self.wfile.write(answer)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
                 """Nothing."""
