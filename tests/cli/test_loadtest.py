@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from keyahead.cli import loadtest as module
 from keyahead.cli.main import app
 from keyahead.loadtest import columns
 from tests.loadtest.conftest import source
-from tests.loadtest.results import latencies, result
+from tests.loadtest.results import PATIENT, latencies, result
 
 if TYPE_CHECKING:
     from tests.cli.conftest import ScriptedService
@@ -31,9 +34,11 @@ def test_a_run_against_a_service(service: ScriptedService, tmp_path: Path) -> No
     (tmp_path / "texts").mkdir()
     for number in range(6):
         (tmp_path / "texts" / f"{number}.py").write_text(source(str(number)).text)
+    objectives = tmp_path / "objectives.toml"
+    objectives.write_text(PATIENT)
     output, junit = tmp_path / "result.json", tmp_path / "junit.xml"
     prices = ("--price-tokens-in", "1", "--price-tokens-out", "4", "--price-server-hour", "0.5", "--typing-hours", "40")
-    files = ("--output", str(output), "--junit", str(junit), "--texts", str(tmp_path / "texts"), "--json")
+    files = ("--output", str(output), "--junit", str(junit), "--texts", str(tmp_path / "texts"), "--objectives", str(objectives), "--json")
     done = run(
         "--address", service.address, "--typists", "2", "--workers", "2", "--duration", "4", "--baseline", "simulated:chat", *prices, *files
     )
@@ -79,6 +84,16 @@ def test_wrong_usage(arguments: tuple[str, ...], sentence: str) -> None:
     done = run("--address", "127.0.0.1:1", *arguments)
     assert done.exit_code == 2
     assert sentence in " ".join(done.stderr.split())
+
+
+def test_documents_and_ci_jobs_use_options_that_exist() -> None:
+    """Every option of `keyahead loadtest` in docs/ and deploy/ci is one of the command's."""
+    root = Path(__file__).parents[2]
+    known = {option for each in get_command(module.app).params for option in each.opts}
+    for file in (root / "docs/loadtest.md", root / "README.md", *(root / "deploy/ci").iterdir()):
+        lines = [line for line in file.read_text().splitlines() if "keyahead loadtest" in line]
+        assert lines
+        assert set(re.findall(r"--[a-z-]+", " ".join(lines))) <= known
 
 
 def test_compare(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from tests.e2e.conftest import Running, eventually
+from tests.loadtest.results import PATIENT
 
 KEYAHEAD = str(Path(sys.executable).parent / "keyahead")
 DELAY_S = 0.3
@@ -86,13 +87,15 @@ def hold_up(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     return outcome(process)
 
 
-def test_verdicts(stack: Running) -> None:
+def test_verdicts(stack: Running, tmp_path: Path) -> None:
     """One typist for 15 s gives a valid run, which is too short to pass. A service whose answers come 300 ms later fails. A generator that
     is held up makes the run invalid.
     """
+    objectives = tmp_path / "objectives.toml"
+    objectives.write_text(PATIENT)  # In 15 s of three people in cold files, few characters are shown in time.
     with slowed(stack.address) as slow_address, ThreadPoolExecutor() as pool:
         plain, slow, late = (
-            loadtest(stack.address, "--engine-metrics", stack.triton_metrics),
+            loadtest(stack.address, "--engine-metrics", stack.triton_metrics, "--objectives", str(objectives)),
             loadtest(slow_address),
             loadtest(stack.address, "--seed", "1"),
         )

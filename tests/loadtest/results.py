@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 from keyahead.loadtest import columns, histograms
+from keyahead.loadtest import verdict as objectives_file
 from keyahead.loadtest.config import Config, Kind, Target
 from keyahead.loadtest.judge import Outcome, Record, Typed
 from keyahead.loadtest.run import assemble
 from keyahead.loadtest.shape import Shape
 
+PATIENT = (Path(objectives_file.__file__).parent / "objectives.toml").read_text().replace("least_share = 0.2", "least_share = 0")
+"""Objectives for runs in which hardly anything is useful."""
 TARGET = Target(Kind.KEYAHEAD, "127.0.0.1:1", "keyahead")
 
 

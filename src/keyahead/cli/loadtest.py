@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,21 +13,17 @@ import typer
 
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import HELP as BASELINE_HELP
-from keyahead.cli.baselines import parse, reachable
+from keyahead.cli.baselines import parse
+from keyahead.cli.loadtest_job import Job, execute, run_id
 from keyahead.cli.options import DEFAULT_MODEL, ModelOption
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
-from keyahead.cli.private_stack import Addresses, private_stack
-from keyahead.loadtest import engine_page, host, junit, verdict
-from keyahead.loadtest.capacity import capacity
+from keyahead.loadtest import junit, verdict
 from keyahead.loadtest.compare import CompareError, compare
 from keyahead.loadtest.config import Config, Kind, Target
-from keyahead.loadtest.cost import Cost, Prices, Usage, cost
-from keyahead.loadtest.run import GeneratorError, run
+from keyahead.loadtest.cost import Prices
+from keyahead.loadtest.run import GeneratorError
 from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
-
-SCHEMA = 1
-"""Of the result; counted up when a field changes its meaning or goes away."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Price = Annotated[float | None, typer.Option(min=0, help="For the costs, in any currency; give all four or none.")]
@@ -72,44 +66,15 @@ def loadtest(
     if context.invoked_subcommand:
         return
     output = Output(as_json)
-    prices = _prices(price_tokens_in, price_tokens_out, price_server_hour, typing_hours)
+    target = Target(Kind.KEYAHEAD, address or "", "keyahead")
     config = Config(
-        Target(Kind.KEYAHEAD, address or "", "keyahead"),
-        typists,
-        duration,
-        shape,
-        seed,
-        _texts(texts, history),
-        git=history is not None,
-        repeat=repeat_files,
-        takes=take,
-        run_id=f"loadtest-{secrets.token_hex(6)}",
-        shards=workers,
+        target, typists, duration, shape, seed, _texts(texts, history), history is not None, repeat_files, take, run_id(), workers
     )
-    rivals = [parse(named) for named in baselines or ()]
+    prices = _prices(price_tokens_in, price_tokens_out, price_server_hour, typing_hours)
     with _sentences():
-        bounds = verdict.load(objectives)
-        config.sources()  # Say at once if there is nothing to type.
-        started = datetime.now(UTC)
-        with ExitStack() as running:
-            where = Addresses(address, engine_metrics or "") if address else running.enter_context(private_stack(model))
-            config = dataclasses.replace(config, target=dataclasses.replace(config.target, address=where.service))
-            own, cancels = _measure(config, where.engine_metrics, output)
-            others = [_ask_baseline(rival, config, output) for rival in rivals]
-    found = verdict.judge(own, bounds, cancels)
-    carried = capacity(own["phases"]) if shape is Shape.RAMP else None
-    result = {
-        "schema": SCHEMA,
-        "started_at": started.isoformat(timespec="seconds"),
-        "host": host.describe(),
-        "objectives": dataclasses.asdict(bounds),
-        "verdict": found.to_json(),
-        "cancels": cancels,
-        "capacity_typists": carried,
-        "cost": _cost(prices, own, others, carried or typists).to_json() if prices else None,
-        "systems": [own, *others],
-    }
-    _report(result, found, output)
+        job = Job(config, tuple(map(parse, baselines or ())), verdict.load(objectives), prices, model, engine_metrics or "")
+        result, found = execute(job, output)
+    _show(result, found, output)
     if output_file:
         output_file.write_text(json.dumps(result) + "\n")
     if junit_file:
@@ -161,51 +126,7 @@ def _prices(*values: float | None) -> Prices | None:
     return Prices(*given) if given else None
 
 
-def _measure(config: Config, engine_metrics: str, output: Output) -> tuple[dict[str, Any], dict[str, float] | None]:
-    """Our own run, and what the engine did about cancels meanwhile."""
-    before = _read_page(engine_metrics)
-    result = _run(config, output)
-    after = _read_page(engine_metrics)
-    return result, engine_page.grown(before, after) if before and after else None
-
-
-def _read_page(url: str) -> dict[str, float] | None:
-    try:
-        return engine_page.read(url) if url else None
-    except OSError as error:
-        raise UsageError(f"{url} cannot be read ({error}): name Triton's metrics page, or leave --engine-metrics out.") from None
-
-
-def _ask_baseline(rival: Target, config: Config, output: Output) -> dict[str, Any]:
-    with reachable(rival, config.seed) as target:
-        return _run(dataclasses.replace(config, target=target), output)
-
-
-def _run(config: Config, output: Output) -> dict[str, Any]:
-    with view.live(output.console, config.target.name, config.duration_s) as show:
-        return run(config, show)
-
-
-def _cost(prices: Prices, own: Mapping[str, Any], others: list[dict[str, Any]], typists: int) -> Cost:
-    """Tokens as an API counted them in this run; without one, those of our own engine's prompts."""
-    counted = next((other["figures"] for other in others if other["figures"]["tokens_in"]), None)
-    records = own["records"]
-    prompts = [tokens for tokens in records["tokens_in"] if tokens] or [0]
-    answers = [out for tokens, out in zip(records["tokens_in"], records["tokens_out"], strict=True) if tokens] or [0]
-    usage = Usage(
-        tokens_in=counted["tokens_in"] / counted["asked"] if counted else sum(prompts) / len(prompts),
-        tokens_out=counted["tokens_out"] / counted["asked"] if counted else sum(answers) / len(answers),
-        suggestions_per_hour=own["figures"]["asked"] / sum(_typist_hours(phase) for phase in own["phases"]),
-        capacity=typists,
-    )
-    return cost(prices, usage)
-
-
-def _typist_hours(phase: Mapping[str, Any]) -> float:
-    return float(phase["typists"] * (phase["end_s"] - phase["start_s"]) / 3600)
-
-
-def _report(result: Mapping[str, Any], found: verdict.Verdict, output: Output) -> None:
+def _show(result: Mapping[str, Any], found: verdict.Verdict, output: Output) -> None:
     console, own = output.console, result["systems"][0]
     console.print(view.systems(result["systems"]))
     if len(own["phases"]) > 1:
