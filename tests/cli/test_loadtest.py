@@ -62,7 +62,7 @@ def test_a_run_against_a_service(service: ScriptedService, tmp_path: Path) -> No
 
 def test_a_service_that_is_away_fails_the_verdict() -> None:
     """Every request fails with UNAVAILABLE, and the exit code is 1."""
-    done = run("--address", "127.0.0.1:1", "--typists", "2", "--duration", "4", "--json")
+    done = run("--address", "127.0.0.1:1", "--typists", "2", "--duration", "3", "--json")
     assert done.exit_code == 1, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])["systems"][0]["figures"]
     assert figures["errors"] == {"UNAVAILABLE": figures["asked"]}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +37,7 @@ def test_at_the_break_even_both_cost_the_same(hour: float, capacity: int) -> Non
 
 
 def test_a_server_that_carries_nobody() -> None:
-    """Costs without end, and is never cheaper."""
+    """Has no price for a suggestion, and is never cheaper."""
     found = cost(PRICES, Usage(1000, 10, 2500, 0))
-    assert found.server_per_1000 == math.inf
+    assert (found.server_per_1000, found.server_per_developer_month) == (None, None)
     assert found.break_even_developers is None

@@ -60,7 +60,7 @@ def execute(job: Job, output: Output) -> tuple[dict[str, Any], verdict.Verdict]:
         "verdict": found.to_json(),
         "cancels": cancels,
         "capacity_typists": carried,
-        "cost": _cost(job.prices, own, others, carried or job.config.typists).to_json() if job.prices else None,
+        "cost": _cost(job.prices, own, others, job.config.typists if carried is None else carried).to_json() if job.prices else None,
         "systems": [own, *others],
     }
     return result, found

@@ -92,7 +92,8 @@ def costs(cost: Mapping[str, Any]) -> Table:
     """What an API and a server cost, in the currency of the prices."""
     table = Table("", "1,000 suggestions", "developer and month")
     table.add_row("API", f"{cost['api_per_1000']:.4g}", f"{cost['api_per_developer_month']:.4g}")
-    table.add_row("own server", f"{cost['server_per_1000']:.4g}", f"{cost['server_per_developer_month']:.4g}")
+    server = (cost["server_per_1000"], cost["server_per_developer_month"])
+    table.add_row("own server", *("-" if each is None else f"{each:.4g}" for each in server))
     developers = cost["break_even_developers"]
     table.caption = "The API stays cheaper." if developers is None else f"From {developers} developers on, own servers are cheaper."
     return table

@@ -36,13 +36,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Both ways, in the currency of the prices."""
+    """Both ways, in the currency of the prices. A server that carries nobody has no price for a suggestion."""
 
     api_per_1000: float
     api_per_developer_month: float
-    server_per_1000: float
+    server_per_1000: float | None
     """When it is used to capacity."""
-    server_per_developer_month: float
+    server_per_developer_month: float | None
     """When as many developers share it as may type at once."""
     break_even_developers: int | None
     """From how many developers on the servers are cheaper than the API; None: never."""
@@ -53,7 +53,7 @@ class Cost:
 
 
 def cost(prices: Prices, usage: Usage) -> Cost:
-    """Both ways compared. A server that carries nobody costs without end."""
+    """Both ways compared."""
     api = (usage.tokens_in * prices.per_million_tokens_in + usage.tokens_out * prices.per_million_tokens_out) / 1e6
     api_month = api * usage.suggestions_per_hour * prices.typing_hours_per_month
     server_month = prices.per_server_hour * HOURS_PER_MONTH
@@ -61,8 +61,8 @@ def cost(prices: Prices, usage: Usage) -> Cost:
     return Cost(
         api_per_1000=api * 1000,
         api_per_developer_month=api_month,
-        server_per_1000=prices.per_server_hour / per_hour * 1000 if per_hour else math.inf,
-        server_per_developer_month=server_month / usage.capacity if usage.capacity else math.inf,
+        server_per_1000=prices.per_server_hour / per_hour * 1000 if per_hour else None,
+        server_per_developer_month=server_month / usage.capacity if usage.capacity else None,
         break_even_developers=_break_even(api_month, server_month, usage.capacity),
     )
 
