@@ -14,10 +14,12 @@ _COMMANDS = {
     "complete": ("complete", "Complete one place in a file."),
     "watch": ("watch", "Show ghost text in the terminal while a file changes."),
     "eval": ("evaluate", "Score the service on infilling tasks."),
+    "loadtest": ("app", "Let simulated people type against the service, and judge whether it keeps its promise."),
     "doctor": ("doctor", "Check this machine and the set-up."),
     "serve": ("serve", "Run the gRPC service alone, beside an engine that is already up."),
 }
-"""Sub-command, which is also its module's name: the function in that module, and a summary, so that `--help` loads no module."""
+"""Sub-command, which is also its module's name: the function in that module, or the app if it has sub-commands of its own, and a summary,
+so that `--help` loads no module."""
 
 app = typer.Typer(
     help="Self-hosted code autocomplete that answers before the next key.",
@@ -45,8 +47,10 @@ def _main(
 def _run(name: str, arguments: list[str]) -> None:
     """Loads one sub-command and runs it with the rest of the command line; leaves with its exit code."""
     module = importlib.import_module(f"keyahead.cli.{name}")
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(name)(getattr(module, _COMMANDS[name][0]))
+    entry = getattr(module, _COMMANDS[name][0])
+    command = entry if isinstance(entry, typer.Typer) else typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if command is not entry:
+        command.command(name)(entry)
     command(args=arguments, prog_name=f"keyahead {name}")
 
 

@@ -15,6 +15,7 @@ been worth if nobody typed meanwhile. They are never fewer than the useful ones.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,11 @@ class Ask:
     def suffix(self) -> str:
         """The document after it."""
         return self.passage.after
+
+    @property
+    def truth(self) -> str:
+        """What the person goes on to type; for a simulated system only."""
+        return "" if self.mistake else self.passage.typed[self.position :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,11 @@ class Screen:
             Typed(at_s, useful, useful or _inside(start, end, merged.get(number, [])), taken)
             for number, start, end, at_s, useful, taken in self._spans
         ]
+
+    def recent(self, since_s: float) -> list[Typed]:
+        """The keys that typed text since a moment, the newest first; none of them counts as predicted if it was not useful."""
+        spans = itertools.takewhile(lambda span: span[3] >= since_s, reversed(self._spans))
+        return [Typed(at_s, useful, useful, taken) for _, _, _, at_s, useful, taken in spans]
 
     @property
     def _typed(self) -> str:

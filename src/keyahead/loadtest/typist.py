@@ -8,6 +8,7 @@ has keys of its own.
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -104,6 +105,11 @@ class Typist:
     def typed(self) -> list[Typed]:
         """The keys that typed text so far, judged."""
         return self._screen.typed()
+
+    def recent(self, since_s: float) -> tuple[list[Record], list[Typed]]:
+        """Records closed and keys typed since a moment, for showing; whether keys were predicted is left out."""
+        closed = itertools.takewhile(lambda record: record.done_s >= since_s, reversed(self.records))
+        return list(closed), self._screen.recent(since_s)
 
     @property
     def _key(self) -> Key:

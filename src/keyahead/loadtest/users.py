@@ -1,0 +1,107 @@
+"""Typists as Locust users, in gevent: a thin shell around `Typist`, as `replay` is for asyncio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Group
+from locust import User, task
+from locust.exception import StopUser
+
+from keyahead.loadtest.crowd import Member
+from keyahead.loadtest.judge import Ask, Failed, Outcome, Superseded
+from keyahead.loadtest.targets import System
+
+GRACE_S = 2.0
+"""How long answers are waited for when the last key has been hit."""
+
+
+class Stage:
+    """Where users find whom they play, and what time it is."""
+
+    def __init__(self, cast: Iterator[tuple[Member, System]]) -> None:
+        self._cast = cast
+        self._start = 0.0
+        self.begun = Event()
+
+    def begin(self, start: float) -> None:
+        """The run starts at this moment of `time.monotonic`, which all processes of a machine share."""
+        self._start = start
+        self.begun.set()
+
+    def next(self) -> tuple[Member, System]:
+        """Somebody to play. Raises StopUser when nobody is left."""
+        try:
+            return next(self._cast)
+        except StopIteration:
+            raise StopUser from None
+
+    def now_s(self) -> float:
+        """Since the run's start."""
+        return time.monotonic() - self._start
+
+    def wait_until(self, moment_s: float) -> None:
+        """Until a moment of the run."""
+        gevent.sleep(max(0.0, moment_s - self.now_s()))
+
+
+class TypistUser(User):
+    """One typist's editor."""
+
+    stage: Stage
+    """The same for all users of a process; set before the first is spawned."""
+
+    def on_start(self) -> None:
+        """Take a part."""
+        self._member, self._system = self.stage.next()
+        self._asking = Group()
+
+    @task
+    def type(self) -> None:
+        """Hit every key at its moment, whatever has been answered; then wait for the last answers."""
+        self.stage.begun.wait()
+        typist, start_s, end_s = self._member.typist, self._member.start_s, self._member.end_s
+        while (due_s := typist.due_s) is not None and start_s + due_s < end_s:
+            self.stage.wait_until(start_s + due_s)
+            if ask := typist.act():
+                self._asking.start(gevent.Greenlet(self._ask, ask))
+        self.stage.wait_until(end_s)
+        self._asking.join(GRACE_S)
+        self._asking.kill()
+        typist.finish(self._now_s())
+        raise StopUser
+
+    def _now_s(self) -> float:
+        """Since this typist's start."""
+        return self.stage.now_s() - self._member.start_s
+
+    def _ask(self, ask: Ask | None) -> None:
+        """Ask, hand the answer over, and ask again if there is more to be had and the person still waits."""
+        typist = self._member.typist
+        while ask:
+            typist.sent(ask, self._now_s())
+            try:
+                answer = self._system(ask)
+            except Superseded:
+                typist.unanswered(ask, Outcome.SUPERSEDED, self._now_s())
+                self._tell(ask, "superseded")
+                return
+            except Failed as error:
+                typist.unanswered(ask, Outcome.FAILED, self._now_s(), str(error))
+                self._tell(ask, "complete", error)
+                return
+            further = typist.answered(ask, answer, self._now_s())
+            self._tell(ask, "follow up" if ask.follow_up else "complete")
+            if further:
+                self.stage.wait_until(self._member.start_s + further.at_s)
+            ask = further if further and typist.still_waits(further) else None
+
+    def _tell(self, ask: Ask, name: str, error: Exception | None = None) -> None:
+        """Locust's own figures, for its web page; its percentiles are coarse, ours are not."""
+        response_time = (self._now_s() - ask.at_s) * 1000
+        self.environment.events.request.fire(
+            request_type="typing", name=name, response_time=response_time, response_length=0, exception=error, context={}
+        )
