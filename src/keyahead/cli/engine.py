@@ -1,16 +1,17 @@
-"""`keyahead engine`: plans an engine for a GPU, builds it in NVIDIA's container, and checks it before it serves."""
+"""`keyahead engine`: plans an engine for a GPU, builds it in NVIDIA's container, checks it, and serves it."""
 
 from __future__ import annotations
 
 import enum
 import shlex
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from keyahead.cli.output import FAILED, JsonOption, Output, UsageError
+from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
 from keyahead.engine.store import RichProgress, cache_dir
 from keyahead.engine.trtllm import build as building
 from keyahead.engine.trtllm import image, roofline
@@ -29,10 +30,13 @@ class Action(enum.StrEnum):
     PLAN = "plan"
     BUILD = "build"
     PREFLIGHT = "preflight"
+    SERVE = "serve"
 
 
 def engine(
-    action: Annotated[Action, typer.Argument(help="plan: show it; build: run it; preflight: compare, serve and test what was built.")],
+    action: Annotated[
+        Action, typer.Argument(help="plan: show it; build: run it; preflight: check what was built; serve: run Triton with it.")
+    ],
     model: Annotated[str, typer.Option(help="A size of Qwen2.5-Coder, such as qwen2.5-coder-1.5b.")] = "qwen2.5-coder-1.5b",
     gpu: Annotated[str, typer.Option(help="l4, a10, a100 or h100.")] = "l4",
     precision: Annotated[Precision, typer.Option(help="Format of the weights.")] = Precision.FP8,
@@ -50,7 +54,9 @@ def engine(
     checkpoint: Annotated[Path | None, typer.Option(help="The Hugging Face checkpoint, a folder (build).")] = None,
     code: Annotated[Path | None, typer.Option(help="Code to calibrate with, a folder; else Python's standard library (build).")] = None,
     work: Annotated[Path | None, typer.Option(help="Where engines lie; else the cache folder.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Loopback port of Triton while it is tested (preflight).")] = 8801,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Loopback port of Triton, its metrics on the next (preflight, serve).")
+    ] = 8801,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,8 +80,10 @@ def engine(
         if checkpoint is None:
             raise UsageError("There is no checkpoint to build from: name the model's Hugging Face folder with --checkpoint.")
         _build(plan, checkpoint.absolute(), place, code, output, dry_run=dry_run)
-    else:
+    elif action is Action.PREFLIGHT:
         _preflight(plan, place, port, output, dry_run=dry_run)
+    else:
+        _serve(plan, place, port, output, dry_run=dry_run)
 
 
 def _pairs(texts: list[str] | None) -> dict[str, str]:
@@ -131,3 +139,22 @@ def _preflight(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bo
     output.emit(report.to_json())
     if not report.passed:
         raise typer.Exit(FAILED)
+
+
+def _serve(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bool) -> None:
+    folder = work / plan.name
+    if dry_run:
+        command = docker.serving_command(plan, folder, port, docker.CONTAINER)
+        _print_commands([command], output)
+        output.emit({"folder": str(folder), "commands": [command]})
+        return
+    preflight.require_passed(folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with docker.serving(plan, folder, port) as serving:
+            output.console.print(f"Triton serves {plan.name} at {serving.address}. Ctrl-C stops it.")
+            output.emit({"address": serving.address, "tokenizer": str(folder / "tokenizer")})
+            code = serving.process.wait()
+    except KeyboardInterrupt:
+        return
+    raise CommandError(f"Triton ended with {code}: {folder / 'triton.log'} says why.")

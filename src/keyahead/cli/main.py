@@ -15,7 +15,7 @@ _COMMANDS = {
     "watch": ("watch", "Show ghost text in the terminal while a file changes."),
     "eval": ("evaluate", "Score the service on infilling tasks."),
     "doctor": ("doctor", "Check this machine and the set-up."),
-    "engine": ("engine", "Plan, build or check an engine for a GPU."),
+    "engine": ("engine", "Plan, build, check or serve an engine for a GPU."),
     "serve": ("serve", "Run the gRPC service alone, beside an engine that is already up."),
 }
 """Sub-command, which is also its module's name: the function in that module, and a summary, so that `--help` loads no module."""

@@ -20,6 +20,7 @@ from keyahead.stack import docker
 
 CONTRACT_TESTS = Path(keyahead.__file__).parents[2] / "tests" / "contract"
 TESTS_TIMEOUT_S = 600
+REPORT = "preflight.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,23 @@ def preflight(plan: Plan, work: Path, port: int, progress: Progress, tests: Path
     build.require_origin(manifest, facts.origin, folder)
     findings = [*compare(plan, facts), _same_files(manifest.get("engine"), folder, progress)]
     if all(each.ok or not each.fatal for each in findings):
-        with progress.step("Starting Triton", None), docker.serving(plan, folder, port) as address:
-            findings += _contract(plan, address, folder, tests)
+        with progress.step("Starting Triton", None), docker.serving(plan, folder, port) as serving:
+            findings += _contract(plan, serving.address, folder, tests)
     report = Report(plan, facts, tuple(findings))
-    for name, text in {"preflight.json": json.dumps(report.to_json(), indent=2) + "\n", "preflight.txt": report.to_text()}.items():
+    for name, text in {REPORT: json.dumps(report.to_json(), indent=2) + "\n", "preflight.txt": report.to_text()}.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text)
     return report
+
+
+def require_passed(folder: Path) -> None:
+    """Raise a SetupError unless the engine in `folder` has passed its preflight."""
+    try:
+        passed = json.loads((folder / REPORT).read_text())["passed"]
+    except (OSError, ValueError, KeyError):
+        passed = False
+    if not passed:
+        raise SetupError(f"The engine in {folder} has passed no preflight: run 'keyahead engine preflight' with the same options first.")
 
 
 def commands(plan: Plan, folder: Path, port: int) -> list[list[str]]:

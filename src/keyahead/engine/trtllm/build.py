@@ -1,7 +1,7 @@
 """Building an engine: each phase in the pinned container, whole or not at all, and a manifest of what was made from what.
 
-The results lie in a folder that is named after the plan: `calibration/`, `checkpoint/`, `engine/`, a log of each phase, `manifest.json`. A
-phase whose folder is there is not run again.
+The results lie in a folder that is named after the plan: `tokenizer/`, for the service, `calibration/`, `checkpoint/`, `engine/`, a log of
+each phase, `manifest.json`. A phase whose folder is there is not run again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from keyahead.engine import tokenizer
 from keyahead.engine.store import Progress, SetupError, atomic_file, atomic_folder, growth, locked, require_free_space
 from keyahead.engine.trtllm import calibration
 from keyahead.engine.trtllm.facts import MOUNTS, PROBE_COMMAND, Facts, Origin
@@ -24,6 +25,8 @@ Run = Callable[[Sequence[str], Path], None]
 """Runs a command of the host, its output going to a file; SetupError if it fails."""
 
 MANIFEST = "manifest.json"
+PRE_TOKENIZER = "qwen2"
+"""Of every network that can be planned for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,9 @@ def build(plan: Plan, source: Path, work: Path, run: Run, progress: Progress, *,
         facts = inspect(plan, folder, run, progress)
         require_gpu(plan, facts)
         manifest = _begin(plan, source, folder, facts.origin, progress)
+        if not (folder / "tokenizer").exists():
+            with atomic_folder(folder / "tokenizer") as target:
+                tokenizer.write_published(source, PRE_TOKENIZER, target)
         if plan.proposal.precision.needs_calibration and not (folder / "calibration").exists():
             with progress.step("Collecting code to calibrate with", None):
                 calibration.write(folder / "calibration", code)
