@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from keyahead.engine import catalogue, repository
 from keyahead.engine.store import SilentProgress
-from keyahead.stack import libpython, probes, triton
+from keyahead.stack import guard, libpython, probes, triton
 from tests.contract.client import Endpoint
 from tests.e2e.conftest import eventually, free_ports
 
@@ -41,7 +42,8 @@ def _cpu_engine(folder: Path, model_folder: Path) -> Iterator[Endpoint]:
     server, library = triton.install(progress, offline=False), libpython.install(progress, offline=False)
     models = repository.write_cpu(folder / "repository", model_folder)
     grpc_port, metrics_port = free_ports(2)
-    command = triton.command(server, models, triton.Ports(grpc_port, metrics_port), f"contract-{os.getpid()}")
+    prefix = f"contract-{os.getpid()}"
+    command = triton.command(server, models, triton.Ports(grpc_port, metrics_port), prefix)
     environment = {**os.environ, **triton.environment(server, library)}
     with (folder / "triton.log").open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
@@ -50,8 +52,12 @@ def _cpu_engine(folder: Path, model_folder: Path) -> Iterator[Endpoint]:
             assert process.poll() is None, (folder / "triton.log").read_text()[-2000:]
             yield from _connected(address, SMALL)
         finally:
+            stubs = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             process.terminate()
             process.wait(30)
+            for stub in psutil.wait_procs(stubs, timeout=3)[1]:  # Triton leaves one behind that still computes for a client that hung up
+                stub.kill()
+            guard.remove_shared_memory(prefix)
 
 
 @pytest.fixture(scope="session")
