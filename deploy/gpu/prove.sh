@@ -45,9 +45,9 @@ stop_all() {
     trap - EXIT INT TERM
     for pid in $pids; do
         kill -INT "$pid" 2>/dev/null || continue
-        left=$STOP_S
+        left=$((5 * STOP_S))
         while kill -0 "$pid" 2>/dev/null && [ "$left" -gt 0 ]; do
-            sleep 1
+            sleep 0.2
             left=$((left - 1))
         done
         kill -KILL "$pid" 2>/dev/null || true
@@ -72,11 +72,11 @@ until_ready() {
     what=$1
     pid=$2
     shift 2
-    left=$READY_S
+    left=$((5 * READY_S))
     until "$@"; do
         kill -0 "$pid" 2>/dev/null || fail "$what ended before it was ready: see $WORK/$what.log"
         [ "$left" -gt 0 ] || fail "$what was not ready within $READY_S s: see $WORK/$what.log"
-        sleep 1
+        sleep 0.2
         left=$((left - 1))
     done
 }
@@ -168,8 +168,8 @@ tokenizer=$(sed -n 's/.*"tokenizer": "\([^"]*\)".*/\1/p' "$WORK/triton.log")
 [ -n "$tokenizer" ] || fail "Triton did not say where the tokenizer is: see $WORK/triton.log"
 
 say 'The service'
-in_background service env KEYAHEAD_MODEL_FOLDER="$tokenizer" KEYAHEAD_MODEL_NAME="$MODEL" KEYAHEAD_TRITON_ADDRESS="127.0.0.1:$TRITON_PORT" \
-    KEYAHEAD_GRPC_PORT="$GRPC_PORT" KEYAHEAD_METRICS_PORT="$METRICS_PORT" keyahead serve
+in_background service env KEYAHEAD_MODEL_FOLDER="$tokenizer" KEYAHEAD_MODEL_NAME="$MODEL" \
+    KEYAHEAD_TRITON_ADDRESS="127.0.0.1:$TRITON_PORT" KEYAHEAD_GRPC_PORT="$GRPC_PORT" KEYAHEAD_METRICS_PORT="$METRICS_PORT" keyahead serve
 until_ready service "$last" service_is_ready
 
 say 'The load test'

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 IMAGE = "nvcr.io/nvidia/tritonserver:"
 
@@ -70,6 +71,12 @@ def serve(arguments: list[str], folders: dict[str, Path]) -> None:
     class Triton(triton_pb2_grpc.GRPCInferenceServiceServicer):
         def ModelReady(self, request: triton_pb2.ModelReadyRequest, context: object) -> triton_pb2.ModelReadyResponse:
             return triton_pb2.ModelReadyResponse(ready=True)
+
+        def ServerReady(self, request: triton_pb2.ServerReadyRequest, context: object) -> triton_pb2.ServerReadyResponse:
+            return triton_pb2.ServerReadyResponse(ready=True)
+
+        def ModelStreamInfer(self, requests: Any, context: object) -> Any:
+            raise NotImplementedError
 
     published = next(word for word in arguments if word.endswith(":8001"))
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])

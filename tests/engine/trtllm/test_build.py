@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ class Host:
         words = list(command)
         inside = words[words.index(PLAN.image.reference) + 1 :]
         program = next(word for word in inside if word != "python3").rpartition("/")[2]
-        targets = dict(reversed(volume.split(":")[:2]) for volume in (words[i + 1] for i, word in enumerate(words) if word == "--volume"))
+        volumes = [word.split(":") for option, word in itertools.pairwise(words) if option == "--volume"]
+        targets = {target: host for host, target, *_ in volumes}
         log.write_text(json.dumps(self.facts) if program == "probe.py" else "")
         if program == "probe.py":
             return

@@ -45,7 +45,7 @@ def write(target: Path, source: Path | None) -> None:
 
 
 def _samples(root: Path) -> set[str]:
-    samples = set()
+    samples: set[str] = set()
     for path in root.rglob("*"):
         if path.suffix in _SUFFIXES and path.is_file() and not _INSTALLED & set(path.relative_to(root).parts):
             text = path.read_text(encoding="utf-8", errors="ignore")

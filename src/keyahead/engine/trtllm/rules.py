@@ -47,7 +47,7 @@ def whole_numbers(proposal: Proposal) -> Verdict:
     return None
 
 
-@rule("TensorRT-LLM builder: FP8 needs compute capability 8.9")
+@rule("https://nvidia.github.io/TensorRT-LLM/examples/llm_quantization.html")
 def fp8_needs_ada(proposal: Proposal) -> Verdict:
     """Ampere multiplies no FP8."""
     if proposal.precision is not Precision.FP8 or proposal.gpu.sm >= _FP8_SM:
@@ -206,9 +206,9 @@ def sequence_holds_prompt_and_answer(proposal: Proposal) -> Verdict:
     return None
 
 
-@rule(_BUILDER)
+@rule(_BUILD)
 def only_what_suits_qwen(proposal: Proposal) -> Verdict:
-    """The builder asserts the first two; the third has kernels for Hopper's FP8 only."""
+    """The command asserts the first two; the third has kernels for Hopper's FP8 only."""
     for option, model in {"streamingllm": "Llama", "pp_reduce_scatter": "Mixtral"}.items():
         if proposal.build.get(option, "disable") != "disable":
             return Refusal(f"--{option} is for {model} only: leave it out")

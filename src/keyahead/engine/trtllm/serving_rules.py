@@ -68,7 +68,7 @@ def leaves_memory(proposal: Proposal) -> Verdict:
     return None if 0 < fraction < 1 else Refusal("kv_cache_free_gpu_mem_fraction must be between 0 and 1, such as 0.9")
 
 
-@rule("TensorRT-LLM examples/draft_target_model/README.md")
+@rule("TensorRT-LLM cpp/tensorrt_llm/layers/externalDraftTokensLayer.cpp")
 def drafts_choose_the_decoder(proposal: Proposal) -> Verdict:
     """An engine for external drafts has its own sampling layer."""
     if not proposal.drafts or not proposal.serving.get("decoding_mode"):
