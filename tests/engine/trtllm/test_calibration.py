@@ -32,9 +32,3 @@ def test_too_little_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"makes 5 samples .* needs 512"):
         calibration.write(tmp_path / "set", source)
     assert not (tmp_path / "set").exists()
-
-
-def test_a_folder_that_would_be_read_as_another_set_is_refused(tmp_path: Path) -> None:
-    """quantize.py goes by the path."""
-    with pytest.raises(SetupError, match="without that name"):
-        calibration.write(tmp_path / "cnn_dailymail" / "set", None)

@@ -20,8 +20,6 @@ SAMPLE_CHARS = 2048
 _SUFFIXES = (".py", ".ts", ".tsx", ".js", ".go", ".rs", ".java", ".kt", ".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".rb", ".php", ".swift")
 _INSTALLED = {"site-packages", "dist-packages"}
 """Folders of the standard library that hold other people's packages."""
-_RESERVED = ("cnn_dailymail", "scienceqa", "science_qa")
-"""Names in a path that make quantize.py read it as another set."""
 
 
 def write(target: Path, source: Path | None) -> None:
@@ -30,8 +28,6 @@ def write(target: Path, source: Path | None) -> None:
     The same files give the same set. Raises SetupError if there is too little code.
     """
     root = source or Path(sysconfig.get_path("stdlib"))
-    if any(name in str(target).lower() for name in _RESERVED):
-        raise SetupError(f"quantize.py would take {target} for a public data set: choose a folder without that name.")
     # In an order that spreads them over all files, and that does not depend on the folder's.
     samples = sorted(_samples(root), key=lambda text: hashlib.sha256(text.encode()).digest())[:SAMPLES]
     if len(samples) < SAMPLES:
