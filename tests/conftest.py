@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from keyahead.engine import catalogue, fetch, store
 from keyahead.engine.cpu import convert
 from keyahead.stack import debs
 from tests.browser import Browser, install
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the contract tests find an engine; without it they start the CPU engine."""
+    parser.addoption("--endpoint", default=os.environ.get("CONTRACT_ENDPOINT", ""), help="host:port of a Triton that serves an engine")
+    parser.addoption("--endpoint-model", default="qwen2.5-coder-1.5b", help="the catalogue's name of the model served there")
 
 
 def _converted(name: str) -> Path:

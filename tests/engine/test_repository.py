@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from keyahead.engine.contract import INPUTS, MODEL_NAME, OUTPUTS
-from keyahead.engine.repository import cpu_config, gpu_config, write_cpu
+from keyahead.engine.repository import write_cpu
 
 
 def test_the_repository_declares_every_tensor_once(tmp_path: Path) -> None:
@@ -24,11 +24,3 @@ def test_writing_again_replaces_the_old(tmp_path: Path) -> None:
     (folder / "leftover").touch()
     write_cpu(folder, tmp_path)
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["config.pbtxt", "model.py"]
-
-
-def test_both_repositories_declare_the_same_tensors(tmp_path: Path) -> None:
-    """Nothing above the contract can tell the engines apart by their configuration."""
-    cpu, gpu = cpu_config(tmp_path, {}), gpu_config(Path("/engines/e"), max_batch_size=32)
-    declared = [re.findall(r'name: "(\w+)"\s+data_type: (\w+)\s+dims: (\[.*?\])', config) for config in (cpu, gpu)]
-    assert declared[0] == declared[1]
-    assert len(declared[0]) == len(INPUTS) + len(OUTPUTS)

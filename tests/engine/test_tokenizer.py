@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sysconfig
 import unicodedata
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from keyahead.engine import catalogue, fetch, tokenizer
 from keyahead.engine.catalogue import Model
 from keyahead.engine.cpu import convert
 from keyahead.engine.store import SetupError, SilentProgress
-from keyahead.engine.tokenizer import Tokenizer
+from keyahead.engine.tokenizer import Tokenizer, write_published
 
 pytestmark = pytest.mark.timeout(1800)  # the first run on a machine fetches and converts both models
 
@@ -259,3 +261,32 @@ def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     """Weights with a tokenizer of another kind are refused by its name, not encoded wrongly."""
     with pytest.raises(SetupError, match="tokenizer is gpt2/llama3"):
         tokenizer.write({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "llama3"}, tmp_path)
+
+
+def test_a_published_tokenizer_becomes_ours(qwen_folder: Path, tmp_path: Path) -> None:
+    """From a Hugging Face tokenizer.json, merges written either way: the same tokens and markers, and a marker in text stays text."""
+    ours = json.loads((qwen_folder / "tokenizer.json").read_text())
+    markers = json.loads((qwen_folder / "control_tokens.json").read_text())["markers"]
+    model = ours["model"]
+    vocab = {name: index for name, index in model["vocab"].items() if name not in markers}
+    added = [{"id": index, "content": name, "special": True} for name, index in markers.items()]
+    written = {"text": [" ".join(pair) for pair in model["merges"]], "pairs": [list(pair) for pair in model["merges"]]}
+    for name, merges in written.items():
+        (tmp_path / name / "ours").mkdir(parents=True)
+        published = {"model": {"type": "BPE", "vocab": vocab, "merges": merges}, "added_tokens": added}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(published))
+        write_published(tmp_path / name, "qwen2", tmp_path / name / "ours")
+    one, other = ((tmp_path / name / "ours" / "tokenizer.json").read_bytes() for name in written)
+    assert one == other
+    made, expected = Tokenizer.load(tmp_path / "text" / "ours"), Tokenizer.load(qwen_folder)
+    text = "def f(x):\n\treturn x[1:] <|fim_middle|> # ünïcode 1234"
+    assert made.encode(text) == expected.encode(text)
+    assert made.control("<|fim_middle|>") == expected.control("<|fim_middle|>")
+    assert made.control("<|fim_middle|>") not in made.encode(text)
+    assert made.ids_starting_with(b"ret") == expected.ids_starting_with(b"ret")
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """The error names the folder."""
+    with pytest.raises(SetupError, match=re.escape(str(tmp_path))):
+        write_published(tmp_path, "qwen2", tmp_path)

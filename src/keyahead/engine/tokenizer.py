@@ -35,13 +35,38 @@ def write(metadata: dict[str, Any], folder: Path) -> None:
         raise SetupError(f"The weights' tokenizer is {kind}/{pre}, which keyahead cannot build: use a model of the catalogue.")
     names: list[str] = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    built = tokenizers.Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, merges))
-    built.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre]())
-    built.decoder = decoders.ByteLevel()
-    built.save(str(folder / _FILE), pretty=False)
     types: list[int] = metadata["tokenizer.ggml.token_type"]
     markers = {name: index for index, (name, type_) in enumerate(zip(names, types, strict=True)) if type_ not in {_NORMAL, _UNUSED}}
     unused = [index for index, type_ in enumerate(types) if type_ == _UNUSED]
+    _save(folder, pre, {name: index for index, name in enumerate(names)}, merges, markers, unused)
+
+
+def write_published(source: Path, pre: str, folder: Path) -> None:
+    """Write the tokenizer of a Hugging Face checkpoint, whose own would read markers out of a user's text.
+
+    Args:
+        source: the checkpoint, with its tokenizer.json.
+        pre: how text is cut into words, by the name that GGUF files have for it.
+        folder: where to write.
+
+    Raises SetupError if it is of a kind that we do not know.
+
+    """
+    try:
+        published = json.loads((source / _FILE).read_bytes())
+        vocab, merges = published["model"]["vocab"], published["model"]["merges"]
+        markers = {token["content"]: token["id"] for token in published["added_tokens"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"{source} has no tokenizer.json that can be read: pass the whole checkpoint.") from error
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]  # both ways are in use
+    _save(folder, pre, {**vocab, **markers}, pairs, markers, [])
+
+
+def _save(folder: Path, pre: str, vocab: dict[str, int], merges: list[Any], markers: dict[str, int], unused: list[int]) -> None:
+    built = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    built.pre_tokenizer = pre_tokenizers.Sequence(_PRE_TOKENIZERS[pre]())
+    built.decoder = decoders.ByteLevel()
+    built.save(str(folder / _FILE), pretty=False)
     (folder / _CONTROL_FILE).write_text(json.dumps({"markers": markers, "unused": unused}), encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""From a Hugging Face checkpoint to a TensorRT-LLM engine behind Triton: plan, rules, build, preflight."""

@@ -1,0 +1,63 @@
+"""What a container and its GPU are: run by the container's own Python, with nothing but the standard library.
+
+Prints one JSON object as its last line. Whatever cannot be found out is null, so that the reader can say what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+QUERY = ("name", "compute_cap", "driver_version", "memory.total")
+HELP = {
+    "trtllm-build": ("trtllm-build", "--help"),
+    "quantize.py": ("python3", "/app/examples/quantization/quantize.py", "--help"),
+    "convert_checkpoint.py": ("python3", "/app/examples/models/core/qwen/convert_checkpoint.py", "--help"),
+}
+CONFIG = "/app/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt"
+HELP_TIMEOUT_S = 300
+"""Importing TensorRT-LLM takes most of a minute on a cold disk."""
+
+
+def said(command: tuple[str, ...], timeout: float) -> str | None:
+    """A program's output, or None if it fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout
+
+
+def version(package: str) -> str | None:
+    """An installed package's version, without importing it: TensorRT-LLM loads CUDA."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def gpu() -> dict[str, str] | None:
+    """The first GPU that the container sees."""
+    lines = said(("nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"), 60)
+    return dict(zip(QUERY, (value.strip() for value in lines.splitlines()[0].split(",")), strict=True)) if lines else None
+
+
+def main() -> None:
+    """Print everything."""
+    config = Path(CONFIG)
+    facts = {
+        "gpu": gpu(),
+        "triton_release": os.environ.get("NVIDIA_TRITON_SERVER_VERSION"),
+        "tensorrt_llm": version("tensorrt_llm"),
+        "tensorrt": version("tensorrt"),
+        "help": {name: said(command, HELP_TIMEOUT_S) for name, command in HELP.items()},
+        "config": config.read_text(encoding="utf-8") if config.exists() else None,
+    }
+    print(json.dumps(facts))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

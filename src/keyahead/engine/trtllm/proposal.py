@@ -1,0 +1,83 @@
+"""What an operator asks for: model, GPU, precision and limits, with the options that follow from them. Rules judge it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keyahead.engine.trtllm import flags, roofline
+from keyahead.engine.trtllm.gpus import Gpu
+from keyahead.engine.trtllm.networks import Network
+from keyahead.engine.trtllm.precision import KvCache, Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the engine must be able to do at once."""
+
+    max_batch_size: int = 32
+    """Requests in one step."""
+    max_input: int = 4096
+    """Tokens of a prompt."""
+    max_output: int = 256
+    """Tokens of an answer; the API's limit."""
+    max_drafts: int = 24
+    """The longest draft that the service sends; 0 for an engine without drafts."""
+    max_num_tokens: int = flags.DEFAULT_NUM_TOKENS
+    """Tokens of one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A plan before and while rules judge it."""
+
+    network: Network
+    gpu: Gpu
+    precision: Precision
+    limits: Limits
+    kv_cache: KvCache
+    licence_accepted: bool
+    build: Mapping[str, str]
+    """Options of `trtllm-build`, by name; one without a value has the empty text."""
+    serving: Mapping[str, str]
+    """Parameters of the backend."""
+
+    def number(self, option: str) -> int:
+        """A build option that counts something; 0 if it is not given or no whole number (which a rule refuses)."""
+        text = self.build.get(option, "0")
+        return int(text) if text.isdecimal() else 0
+
+    @property
+    def drafts(self) -> int:
+        """The longest draft that the engine takes."""
+        return self.number("max_draft_len")
+
+    @property
+    def max_seq_len(self) -> int:
+        """The engine's limit of prompt, answer and drafts together: the builder adds the drafts to what it is told."""
+        return self.number("max_seq_len") + self.drafts
+
+    @property
+    def memory(self) -> roofline.Memory:
+        """What it will need on the GPU."""
+        return roofline.memory(
+            self.network,
+            self.gpu,
+            self.precision,
+            step_tokens=self.number("max_num_tokens"),
+            logit_rows=self.number("max_batch_size") * (self.drafts + 1),
+            kv_fraction=float(self.serving["kv_cache_free_gpu_mem_fraction"]),
+        )
+
+    def with_build(self, **options: str) -> Proposal:
+        """The same with some build options set."""
+        return dataclasses.replace(self, build={**self.build, **options})
+
+    def without_build(self, *names: str) -> Proposal:
+        """The same without some build options."""
+        return dataclasses.replace(self, build={name: value for name, value in self.build.items() if name not in names})
+
+    def with_serving(self, **parameters: str) -> Proposal:
+        """The same with some backend parameters set."""
+        return dataclasses.replace(self, serving={**self.serving, **parameters})

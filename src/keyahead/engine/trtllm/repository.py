@@ -1,0 +1,36 @@
+"""The Triton repository of a TensorRT-LLM engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from keyahead.engine.contract import MODEL_NAME
+from keyahead.engine.repository import config
+from keyahead.engine.trtllm.plan import Plan
+
+SERVED_ENGINE_DIR = "/engine"
+"""Where the serving container sees the engine."""
+MAX_QUEUE_SIZE = 64
+"""Requests that wait in Triton, and again as many in the executor; admission belongs to the service."""
+
+
+def engine_config(plan: Plan) -> str:
+    """`config.pbtxt` of the engine.
+
+    KIND_CPU, because the backend places its work on the GPU by itself. No queue delay: requests are batched in flight. Inputs are ragged,
+    since prompts of one batch differ in length.
+    """
+    batch = plan.proposal.number("max_batch_size")
+    policy = f"default_queue_policy {{ max_queue_size: {MAX_QUEUE_SIZE} }}"
+    batching = f"dynamic_batching {{ preferred_batch_size: [ {batch} ] max_queue_delay_microseconds: 0 {policy} }}"
+    parameters = {**plan.proposal.serving, "gpt_model_path": SERVED_ENGINE_DIR}
+    return config("tensorrtllm", batch, parameters, ragged=True, batching=batching)
+
+
+def write_engine(folder: Path, plan: Plan) -> Path:
+    """Write the repository, made anew, and return it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / MODEL_NAME / "1").mkdir(parents=True)
+    (folder / MODEL_NAME / "config.pbtxt").write_text(engine_config(plan))
+    return folder

@@ -1,0 +1,110 @@
+"""A plan's commands are exactly those of NVIDIA's documents, and every combination that makes sense can be planned."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyahead.engine import catalogue
+from keyahead.engine.store import SetupError
+from keyahead.engine.trtllm import flags, gpus, networks
+from keyahead.engine.trtllm.image import Image
+from keyahead.engine.trtllm.plan import Plan
+from keyahead.engine.trtllm.precision import Precision
+from keyahead.engine.trtllm.proposal import Limits
+
+CONVERT = "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /checkpoint --output_dir /work/checkpoint --dtype"
+QUANTIZE = "python3 /app/examples/quantization/quantize.py --model_dir /checkpoint --output_dir /work/checkpoint --dtype"
+LOCAL = "--calib_dataset /calibration --calib_size"
+CHECKPOINTS = {
+    Precision.BF16: f"{CONVERT} bfloat16",
+    Precision.FP16: f"{CONVERT} float16",
+    Precision.FP8: f"{QUANTIZE} bfloat16 --qformat fp8 {LOCAL} 512",
+    Precision.INT8_SQ: f"{QUANTIZE} float16 --qformat int8_sq {LOCAL} 512",
+    Precision.INT4_AWQ: f"{QUANTIZE} float16 --qformat int4_awq {LOCAL} 32 --awq_block_size 128",
+}
+BUILD = (
+    "trtllm-build --checkpoint_dir /work/checkpoint --output_dir /work/engine --gemm_plugin auto --gpt_attention_plugin auto "
+    "--remove_input_padding enable --context_fmha enable --kv_cache_type paged --use_paged_context_fmha enable --tokens_per_block 32 "
+    "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable"
+)
+DRAFTS = " --speculative_decoding_mode draft_tokens_external --max_draft_len 24"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_the_commands(precision: Precision) -> None:
+    """Word for word; FP8 also switches off what its 16-bit KV cache rules out."""
+    plan = Plan.make("qwen2.5-coder-7b", "h100", precision)
+    assert shlex.join(plan.checkpoint_command) == CHECKPOINTS[precision]
+    fmha = " --use_fp8_context_fmha disable" if precision is Precision.FP8 else ""
+    assert shlex.join(plan.build_command) == BUILD + DRAFTS + fmha
+
+
+def test_an_engine_without_drafts() -> None:
+    """The plain engine's command has neither mode nor length."""
+    assert shlex.join(Plan.make("qwen2.5-coder-1.5b", "l4", Precision.BF16, Limits(max_drafts=0)).build_command) == BUILD
+
+
+@given(
+    model=st.sampled_from([name for name in networks.NETWORKS if networks.get(name).open_licence]),
+    gpu=st.sampled_from(list(gpus.GPUS)),
+    precision=st.sampled_from(Precision),
+    limits=st.builds(Limits, st.integers(1, 128), st.integers(64, 8192), st.integers(1, 512), st.integers(0, 64), st.integers(256, 16384)),
+)
+def test_what_is_planned_can_be_served(model: str, gpu: str, precision: Precision, limits: Limits) -> None:
+    """Whatever passes the rules holds a whole prompt with answer and drafts, and uses nothing that TensorRT-LLM does not know."""
+    try:
+        plan = Plan.make(model, gpu, precision, limits)
+    except SetupError:
+        assert precision is Precision.FP8
+        assert gpus.get(gpu).sm < 89
+        return
+    proposal = plan.proposal
+    assert proposal.max_seq_len == limits.max_input + limits.max_output + limits.max_drafts
+    assert proposal.number("max_num_tokens") >= limits.max_batch_size * (limits.max_drafts + 1) or not limits.max_drafts
+    assert plan.memory.kv_tokens >= proposal.max_seq_len
+    assert {word[2:] for word in plan.build_command if word.startswith("--")} <= flags.OPTIONS
+    assert proposal.serving.keys() <= flags.PARAMETERS
+
+
+def test_no_news_is_fetched() -> None:
+    """Whatever needs calibration reads the local folder, and the container may not look for another."""
+    for precision in Precision:
+        plan = Plan.make("qwen2.5-coder-1.5b", "l4", precision)
+        assert ("--calib_dataset" in plan.checkpoint_command) == precision.needs_calibration
+    run = Image().run(["true"], {})
+    assert {"HF_HUB_OFFLINE=1", "HF_DATASETS_OFFLINE=1", "TRANSFORMERS_OFFLINE=1"} <= set(run)
+
+
+def test_the_name_tells_engines_apart() -> None:
+    """Whatever changes the engine changes the folder's name; what only changes serving does not."""
+    plan = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8)
+    assert plan.name.startswith("qwen2.5-coder-1.5b-l4-fp8-")
+    assert Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_drafts=16)).name != plan.name
+    assert Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, image=Image(digest="sha256:" + "0" * 64)).name != plan.name
+    assert Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, serving={"stats_check_period_ms": "100"}).name == plan.name
+
+
+def test_an_image_is_named_by_tag_and_digest() -> None:
+    """The digest pins what the tag means; a mistyped one is refused."""
+    digest = "sha256:" + "ab" * 32
+    assert Image(digest=digest).reference == f"nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3@{digest}"
+    with pytest.raises(SetupError, match="64 hexadecimal digits"):
+        Image(digest="sha256:abc")
+
+
+@pytest.mark.parametrize("name", list(networks.NETWORKS))
+def test_the_catalogue_agrees(name: str) -> None:
+    """A network's figures are those of the model's entry, so that the service and the engine speak of the same vocabulary."""
+    network, model = networks.get(name), catalogue.get(name)
+    assert catalogue.Engine.GPU in model.engines
+    assert (network.num_hidden_layers, network.num_key_value_heads, network.head_dim, network.vocab_size) == (
+        model.layers,
+        model.kv_heads,
+        model.head_size,
+        model.vocab,
+    )
+    assert network.open_licence == (model.licence == "Apache-2.0")
