@@ -54,6 +54,8 @@ SERVING: Mapping[str, str] = {
     "batch_scheduler_policy": "guaranteed_no_evict",
     "kv_cache_free_gpu_mem_fraction": "0.9",
     "enable_kv_cache_reuse": "true",
+    # A second level of the prefix cache in pinned host memory (docs/adr/0010), 2 GiB.
+    "kv_cache_host_memory_bytes": str(2 << 30),
     # A long prompt then shares its steps with others' decoding.
     "enable_chunked_context": "true",
     "exclude_input_in_output": "true",
