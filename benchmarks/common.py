@@ -36,7 +36,7 @@ from keyahead.engine.cpu.sequence import Sequence as EngineSequence
 from keyahead.engine.cpu.warmup import warm_up
 from keyahead.engine.store import RichProgress
 from keyahead.engine.tokenizer import Tokenizer
-from keyahead.service.pipeline import MAX_NEWLINE_STOPS
+from keyahead.service.generations import MAX_NEWLINE_STOPS
 from keyahead.service.prompt import Prompt, PromptBuilder
 
 MODEL = "qwen2.5-coder-0.5b"

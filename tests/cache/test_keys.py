@@ -51,7 +51,7 @@ def test_places_of_one_look_up_share_a_cluster_slot() -> None:
 
 def test_a_name_is_digests_only() -> None:
     """Nothing of the text or the tenant is in a name."""
-    assert re.fullmatch(r"c:1:\{[0-9a-f]{16}\}:[0-9a-f]{32}", KEYRING.name(ANCHOR))
+    assert re.fullmatch(r"c:2:\{[0-9a-f]{16}\}:[0-9a-f]{32}", KEYRING.name(ANCHOR))
 
 
 def test_a_short_server_key_is_refused() -> None:

@@ -73,7 +73,7 @@ def run(make_pipeline: MakePipeline, tokenizer: Tokenizer) -> Callable[..., None
             await check(pipeline, scripted)
             await asyncio.sleep(0.05)
             await pipeline.aclose()
-            assert not pipeline._running
+            assert not pipeline._generations._running
             assert all(decode.ended or not decode.num_sent for decode in scripted.decodes)
             assert len(asyncio.all_tasks()) == 1
 
@@ -151,7 +151,7 @@ def test_the_deadline_is_kept_and_the_rest_goes_into_the_cache(run: Callable[...
         assert TEXT[CURSOR:LINE_END].startswith(answer.text)
         for _ in range(200):
             await asyncio.sleep(0.02)
-            if not pipeline._running:
+            if not pipeline._generations._running:
                 break
         later = await ask(pipeline, query())
         assert (later.source, later.text) == (Source.MEMORY, TEXT[CURSOR:LINE_END])
@@ -161,7 +161,7 @@ def test_the_deadline_is_kept_and_the_rest_goes_into_the_cache(run: Callable[...
 
 def test_a_decode_too_slow_even_for_the_cache_leaves_what_it_has(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """When the engine ends it at its own deadline, the part decoded so far is found by the next request."""
-    monkeypatch.setattr("keyahead.service.pipeline.LINGER_S", 1.5)
+    monkeypatch.setattr("keyahead.service.generations.LINGER_S", 1.5)
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         assert (await ask(pipeline, query(), 0.02)).finish_reason is FinishReason.DEADLINE
@@ -274,7 +274,7 @@ def test_the_engine_is_told_who_waits(run: Callable[..., None]) -> None:
     """Every call of a generation carries its class and its tenant's weight."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        pipeline._weights = {"big": 3}
+        pipeline._generations._weights = {"big": 3}
         await ask(pipeline, query(tenant="big", trigger=Trigger.MANUAL))
         await ask(pipeline, query(tenant="small"))
         told = [(decode.request.work_class, decode.request.weight) for decode in engine.decodes]
@@ -310,7 +310,7 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         before = "".join(f"value_{number} = {number}\n" for number in range(50))
         engine.text = before + TEXT
-        pipeline._planner._rate.s_per_token = 1 / 300
+        pipeline._generations._planner._rate.s_per_token = 1 / 300
         asked = dataclasses.replace(query(), prefix=before + TEXT[:CURSOR])
         answer = await ask(pipeline, asked, 0.3)
         assert (answer.text, answer.source) == (TEXT[CURSOR:LINE_END], Source.ENGINE)
@@ -330,7 +330,7 @@ def test_a_request_that_cannot_be_on_time_is_refused(run: Callable[..., None]) -
     """Cold prompts of one tenant, each needing most of the time: a later one is refused with a hint, and served when they are read."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        pipeline._planner._rate.s_per_token = 0.4 / len(pipeline._builder.build(query()).tokens)
+        pipeline._generations._planner._rate.s_per_token = 0.4 / len(pipeline._generations._builder.build(query()).tokens)
         first = [asyncio.create_task(ask(pipeline, elsewhere(turn), 0.6)) for turn in range(2)]
         await asyncio.sleep(0.01)
         with pytest.raises(Overloaded, match="a wait of") as refusal:
@@ -354,6 +354,6 @@ def test_many_cancelled_requests_leave_nothing(run: Callable[..., None]) -> None
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await asyncio.sleep(0.1)
-        assert not pipeline._running
+        assert not pipeline._generations._running
 
     run(check, seconds_per_token=0.001)

@@ -123,8 +123,8 @@ def serving(make_pipeline: MakePipeline, tokenizer: Tokenizer, smol_folder: Path
         await until(lambda: metrics.registry.get_sample_value("keyahead_sessions") == 0)
         await until(lambda: all(decode.ended or not decode.num_sent for decode in scripted.decodes))
         await server.stop()
-        assert not pipeline._running
-        assert not pipeline._ahead._tasks
+        assert not pipeline._generations._running
+        assert not pipeline._generations._ahead._tasks
 
     return start
 

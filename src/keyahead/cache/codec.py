@@ -23,6 +23,7 @@ class _Record(msgspec.Struct, array_like=True, frozen=True):
     finish_reason: str
     completion_tokens: int
     token_ends: tuple[int, ...]
+    p_accept: float
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -42,7 +43,7 @@ class Codec:
     def seal(self, anchor: Anchor, candidate: Candidate) -> bytes:
         """The value to store for a candidate."""
         entry = candidate.entry
-        record = _Record(candidate.line, entry.text, entry.finish_reason, entry.completion_tokens, entry.token_ends)
+        record = _Record(candidate.line, entry.text, entry.finish_reason, entry.completion_tokens, entry.token_ends, entry.p_accept)
         return self._cipher.encrypt(_encoder.encode(record), [pack(anchor.fields())])
 
     def open(self, anchor: Anchor, values: Iterable[bytes]) -> list[Candidate]:
@@ -53,6 +54,6 @@ class Codec:
         except (InvalidTag, ValueError, msgspec.DecodeError) as error:
             raise BadValue(type(error).__name__) from None
         return [
-            Candidate(record.line, Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends))
+            Candidate(record.line, Entry(record.text, record.finish_reason, record.completion_tokens, record.token_ends, record.p_accept))
             for record in records
         ]

@@ -34,12 +34,14 @@ class Entry:
     completion_tokens: int
     token_ends: tuple[int, ...]
     """Offset in `text`, in characters, at which each token ends; ascending. It tells how many tokens a remainder has."""
+    p_accept: float = 0.0
+    """How likely it is to be taken, as its maker thought."""
 
     def after(self, typed: int) -> Entry:
         """What is left once the first `typed` characters have been typed; a token typed only in part still counts."""
         gone = bisect_right(self.token_ends, typed) if typed else 0
         ends = tuple(end - typed for end in self.token_ends[gone:])
-        return Entry(self.text[typed:], self.finish_reason, self.completion_tokens - gone, ends)
+        return Entry(self.text[typed:], self.finish_reason, self.completion_tokens - gone, ends, self.p_accept)
 
 
 @dataclass(frozen=True, slots=True)

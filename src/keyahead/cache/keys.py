@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from keyahead.cache.anchors import Anchor
 
 # Goes into every name and every derived key, so that processes with different formats never see each other's values.
-FORMAT = "1"
+FORMAT = "2"
 MIN_KEY_BYTES = 32
 _NAMING_BYTES = 32
 _SEALING_BYTES = 64

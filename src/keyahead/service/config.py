@@ -128,6 +128,8 @@ class ServiceConfig:
     single_line_tokens: int = _setting(32, int, _between(1, 256))
     """Tokens decoded at most when the request does not say."""
     block_tokens: int = _setting(96, int, _between(1, 256))
+    min_p_accept: float = _setting(0.0, float, lambda value: None if 0 <= value <= 1 else f"must be 0 to 1, not {value}")
+    """Suggestions less likely to be taken are withheld; 0 shows all."""
     max_document_bytes: int = _setting(1 << 20, int, _between(1, 1 << 24))
     max_context_bytes: int = _setting(64 << 10, int, _between(0, 1 << 24))
     max_context_files: int = _setting(16, int, _between(0, 256))

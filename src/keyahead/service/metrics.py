@@ -86,6 +86,11 @@ class Metrics:
         for outcome, trigger in sli.FIRST_SERIES:
             self.requests.labels("Complete", outcome, "none", trigger)
 
+    def drafted(self, source: str, proposed: int, accepted: int) -> None:
+        """Count a draft that the engine has verified."""
+        self.drafts_proposed.labels(source).inc(proposed)
+        self.drafts_accepted.labels(source).inc(accepted)
+
     def answered(self, answer: Answer) -> None:
         """Count an answer's stages and tokens; a stage that was not run is not counted."""
         for stage in STAGES:

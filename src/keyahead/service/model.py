@@ -29,6 +29,7 @@ class FinishReason(enum.Enum):
     LENGTH = "length"
     DEADLINE = "deadline"
     PARTIAL = "partial"
+    WITHHELD = "withheld"
 
 
 class Source(enum.Enum):
@@ -119,6 +120,8 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     timings: Timings = field(default_factory=Timings)
+    p_accept: float = 0.0
+    """See `confidence.py`."""
 
 
 class OutcomeKind(enum.Enum):

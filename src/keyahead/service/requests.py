@@ -51,6 +51,7 @@ _FINISH_REASONS = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.DEADLINE: pb.FINISH_REASON_DEADLINE,
     FinishReason.PARTIAL: pb.FINISH_REASON_PARTIAL,
+    FinishReason.WITHHELD: pb.FINISH_REASON_WITHHELD,
 }
 _SOURCES = {
     Source.ENGINE: pb.SOURCE_ENGINE,
@@ -109,6 +110,7 @@ def to_response(answer: Answer, request_id: str, model: pb.ModelInfo) -> pb.Comp
         model=model,
         tokens=pb.TokenCounts(prompt=answer.prompt_tokens, completion=answer.completion_tokens),
         timings_ms=pb.StageTimings(**{each.name: getattr(answer.timings, each.name) for each in fields(Timings)}),
+        p_accept=answer.p_accept,
     )
 
 

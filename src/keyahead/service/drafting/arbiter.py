@@ -7,7 +7,7 @@ takes the draft with the most tokens per millisecond, and none if plain decoding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 MARGIN = 1.02
@@ -91,6 +91,8 @@ class StepCost:
 class Arbiter:
     """What one service process has learned of its sources and its engine."""
 
+    on_verified: Callable[[str, int, int], None] = lambda *_: None
+    """Told source, drafted and accepted tokens of every draft verified."""
     cost: StepCost = field(default_factory=StepCost)
     _accepted: dict[str, _Rate] = field(default_factory=dict)
     _fitting: dict[str, _Rate] = field(default_factory=dict)
@@ -122,6 +124,7 @@ class Arbiter:
     def verified(self, draft: Draft, accepted: int) -> None:
         """So many of the draft's tokens were the model's own."""
         self._rate(draft).observe(accepted, int(accepted < len(draft.tokens)))
+        self.on_verified(draft.source, len(draft.tokens), accepted)
 
     def healed(self, draft: Draft, *, fits: bool) -> None:
         """Whether the model's first token began with the text taken back."""

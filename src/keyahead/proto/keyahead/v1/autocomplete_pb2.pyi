@@ -99,6 +99,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """Time ran out: the best so far, cut at a sensible boundary."""
     FINISH_REASON_PARTIAL: _FinishReason.ValueType  # 4
     """Enough to show, given early rather than whole but late; decoding goes on, and the next request as the user types finds the rest."""
+    FINISH_REASON_WITHHELD: _FinishReason.ValueType  # 5
+    """The operator wants only likelier suggestions shown (min_p_accept); text is empty, p_accept tells how likely this one was."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -111,6 +113,8 @@ FINISH_REASON_DEADLINE: FinishReason.ValueType  # 3
 """Time ran out: the best so far, cut at a sensible boundary."""
 FINISH_REASON_PARTIAL: FinishReason.ValueType  # 4
 """Enough to show, given early rather than whole but late; decoding goes on, and the next request as the user types finds the rest."""
+FINISH_REASON_WITHHELD: FinishReason.ValueType  # 5
+"""The operator wants only likelier suggestions shown (min_p_accept); text is empty, p_accept tells how likely this one was."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _Source:
@@ -374,11 +378,14 @@ class CompleteResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_MS_FIELD_NUMBER: _builtins.int
+    P_ACCEPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     text: _builtins.str
     """The suggestion, to be inserted at the cursor; empty when there is nothing worth showing."""
     finish_reason: Global___FinishReason.ValueType
     source: Global___Source.ValueType
+    p_accept: _builtins.float
+    """Estimated probability that all of the text is what the user would type, from 0 to 1; 0 for an empty text."""
     @_builtins.property
     def model(self) -> Global___ModelInfo: ...
     @_builtins.property
@@ -395,10 +402,11 @@ class CompleteResponse(_message.Message):
         model: Global___ModelInfo | None = ...,
         tokens: Global___TokenCounts | None = ...,
         timings_ms: Global___StageTimings | None = ...,
+        p_accept: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "timings_ms", b"timings_ms", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "model", b"model", "request_id", b"request_id", "source", b"source", "text", b"text", "timings_ms", b"timings_ms", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "model", b"model", "p_accept", b"p_accept", "request_id", b"request_id", "source", b"source", "text", b"text", "timings_ms", b"timings_ms", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
