@@ -57,6 +57,7 @@ class Client:
     """Collects what the engine sends for one request."""
 
     tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     error: str = ""
     perf: Perf | None = None
     first: threading.Event = field(default_factory=threading.Event)
@@ -65,6 +66,7 @@ class Client:
     def send(self, response: EngineResponse, *, final: bool) -> None:
         """New tokens."""
         self.tokens += response.output_ids
+        self.log_probs += response.log_probs or ()
         self.first.set()
         if final:
             self.perf = response.perf

@@ -55,6 +55,10 @@ class Cost:
     text: str
     steps: int
     engine_ms: float
+    ends: tuple[int, ...] = ()
+    """Where tokens end in the text."""
+    log_probs: tuple[float, ...] = ()
+    """Of the tokens for which the service would know it."""
     proposed: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
 
@@ -72,6 +76,7 @@ def answer(engine: Engine, query: Query, sources: Sequence[Source], arbiter: Arb
         _make(engine, call, speculation, cost, namespace, first=first)
         first = False
     cost.tokens, cost.text, cost.steps = tuple(decoding.tokens), decoding.suggestion(), speculation.steps
+    cost.ends, cost.log_probs = tuple(decoding.token_ends), tuple(speculation.log_probs)
     return cost
 
 
@@ -86,10 +91,11 @@ def _make(engine: Engine, call: Call, speculation: Speculation, cost: Cost, name
         end_id=engine.ends[0],
         stop_words=tuple((end,) for end in engine.ends[1:]),
         namespace=namespace,
+        return_log_probs=not call.streaming,
     )
     perf = client.result()
     cost.engine_ms += (perf.last_token_ns - perf.first_scheduled_ns) / 1e6 if client.tokens else 0.0
-    speculation.received(call, client.tokens)
+    speculation.received(call, client.tokens, client.log_probs)
     speculation.ended(call, client.tokens, perf, (time.perf_counter() - begin) * 1e3, first=first)
     if call.draft:
         cost.proposed[call.draft.source] += len(call.draft.tokens)
@@ -104,15 +110,15 @@ class Typing:
         self.offered: deque[Suggested] = deque(maxlen=5)
         self._shown: deque[str] = deque(maxlen=50)
 
-    def misses(self) -> Iterator[Query]:
-        """The requests that the cache cannot answer."""
+    def misses(self) -> Iterator[tuple[Query, str]]:
+        """The requests that the cache cannot answer, each with what is then typed."""
         for key in self._plan.keys:
             if not key.asks:
                 continue
             passage = self._plan.passages[key.passage]
             prefix = passage.before + passage.typed[: key.position] + key.mistake
             if not any(whole.startswith(prefix) and len(whole) > len(prefix) for whole in self._shown):
-                yield Query(prefix, passage.after, path=passage.path)
+                yield Query(prefix, passage.after, path=passage.path), "" if key.mistake else passage.typed[key.position :]
 
     def answered(self, query: Query, text: str) -> None:
         """What was shown."""
@@ -130,7 +136,7 @@ def measure(engine: Engine, limit: int) -> list[tuple[Cost, Cost]]:
     turns = random.Random(SEED)  # noqa: S311 - order, not secrets
     while len(costs) < limit:
         for person, queue in zip(people, queues, strict=True):
-            query = next(queue)
+            query, _ = next(queue)
             drafts: list[Source] = [Suggestions("session", tuple(person.offered)), Document.of(query.suffix, (), "")]
             if turns.random() < 1 / 2:
                 plain = answer(engine, query, (), never, "plain")

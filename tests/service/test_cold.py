@@ -63,9 +63,16 @@ def test_a_cold_prompt_is_shortened_to_what_can_be_read_in_half_the_time(tokeniz
     assert again.behind is None
 
 
-def test_nothing_is_shortened_where_there_is_time_or_no_knowledge(tokenizer: Tokenizer) -> None:
-    """Asked for by hand with seconds to go, on a fast engine, on one that could not read three lines, and before anything is known."""
-    for tokens_per_s, seconds in ((500.0, 10.0), (50_000.0, 0.16), (100.0, 0.16), (None, 0.16)):
+def test_before_an_engine_has_been_seen_to_read_a_usual_rate_is_assumed(tokenizer: Tokenizer) -> None:
+    """Or the first cold prompts would all be answered with nothing; but nothing is predicted from it."""
+    plan = planner(tokenizer, None)[0].plan(Query(TEXT, ""), 0.16)
+    assert plan.prompt.shortened
+    assert plan.cold_s == 0
+
+
+def test_nothing_is_shortened_where_there_is_time(tokenizer: Tokenizer) -> None:
+    """Asked for by hand with seconds to go, on a fast engine, and on one that could not read three lines."""
+    for tokens_per_s, seconds in ((500.0, 10.0), (50_000.0, 0.16), (100.0, 0.16)):
         plan = planner(tokenizer, tokens_per_s)[0].plan(Query(TEXT, ""), seconds)
         assert not plan.prompt.shortened
         assert plan.behind is None

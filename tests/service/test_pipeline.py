@@ -357,3 +357,54 @@ def test_many_cancelled_requests_leave_nothing(run: Callable[..., None]) -> None
         assert not pipeline._generations._running
 
     run(check, seconds_per_token=0.001)
+
+
+def test_what_follows_a_suggestion_is_decoded_while_the_engine_is_idle(run: Callable[..., None]) -> None:
+    """Taking a suggestion finds the next one in memory; it was background work, and is not followed by another prefetch."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        answer = await ask(pipeline, query(trigger=Trigger.MANUAL, mode=Mode.BLOCK, max_tokens=8))
+        taken = CURSOR + len(answer.text)
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if engine.decodes[-1].request.work_class is WorkClass.BACKGROUND and not pipeline._generations._running:
+                break
+        calls = len(engine.decodes)
+        then = await ask(pipeline, query(taken, trigger=Trigger.MANUAL, mode=Mode.BLOCK, max_tokens=8))
+        assert then.source is Source.MEMORY
+        assert TEXT[taken:].startswith(then.text)
+        await asyncio.sleep(0.1)
+        assert len(engine.decodes) == calls
+
+    run(check)
+
+
+def test_a_prefetch_ends_when_somebody_asks(run: Callable[..., None]) -> None:
+    """Its decode is stopped before the request's own begins."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        await ask(pipeline, query(trigger=Trigger.MANUAL, mode=Mode.BLOCK, max_tokens=8))
+        while engine.decodes[-1].request.work_class is not WorkClass.BACKGROUND:
+            await asyncio.sleep(0.005)
+        prefetching = engine.decodes[-1]
+        await ask(pipeline, Query("import os\n", "\n", path="b.py"), 0.1)
+        assert prefetching.stopped
+
+    run(check, seconds_per_token=0.03)
+
+
+def test_an_unlikely_suggestion_is_withheld_if_the_operator_says_so(run: Callable[..., None]) -> None:
+    """Decoded and cached all the same; the answer tells how likely it was, and nothing of it is shown on the way."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        shown = await ask(pipeline, query(trigger=Trigger.MANUAL))
+        assert 0 < shown.p_accept < 1
+        pipeline._config = dataclasses.replace(pipeline._config, min_p_accept=1.0)
+        for asked in (query(trigger=Trigger.MANUAL), query(CURSOR + 1, trigger=Trigger.MANUAL, tenant="b", streamed=True)):
+            withheld = [event async for event in pipeline.complete(asked, Deadline.after(5))]
+            assert [event.text for event in withheld] == [""]
+            assert isinstance(withheld[0], Answer)
+            assert withheld[0].finish_reason is FinishReason.WITHHELD
+            assert withheld[0].p_accept > 0
+
+    run(check)

@@ -27,6 +27,8 @@ _MIN_SHORTENED = 32
 _PREFILL_PART = 0.5
 """Of the time there is, what reading the prompt may take; the rest decodes."""
 _SMOOTHING = 0.2
+_ASSUMED_S_PER_TOKEN = 1 / 500
+"""Until the engine has been seen to read: two cores with AVX-512 (docs/design.md). Too slow a guess shortens one prompt for nothing."""
 
 
 class ReadPrompts:
@@ -79,8 +81,8 @@ class PrefillRate:
         return tokens * (self.s_per_token or 0.0)
 
     def tokens(self, seconds: float) -> int:
-        """What can be read in a time; 0 while nothing is known."""
-        return int(seconds / self.s_per_token) if self.s_per_token else 0
+        """What can be read in a time."""
+        return int(seconds / (self.s_per_token or _ASSUMED_S_PER_TOKEN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,8 @@ class Planner:
         """For a query that has so long; about 1 ms of tokenizing and 0.1 ms of digests."""
         whole = self._builder.build(query)
         cold = self._read.cold_tokens(query.tenant, whole.tokens)
-        budget = _PREFILL_PART * seconds
-        max_tokens = self._rate.tokens(budget)
-        if self._rate.seconds(cold) <= budget or max_tokens < _MIN_SHORTENED:
+        max_tokens = self._rate.tokens(_PREFILL_PART * seconds)
+        if cold <= max_tokens or max_tokens < _MIN_SHORTENED:
             return Plan(whole, cold, self._rate.seconds(cold))
         short = self._builder.shortened(query, max_tokens)
         cold = self._read.cold_tokens(query.tenant, short.tokens)

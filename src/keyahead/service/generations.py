@@ -135,7 +135,7 @@ class Generations:
         return [
             Suggestions("session", self.sessions.suggested(session)),
             Suggestions("neighbour", tuple(Suggested(each.line, each.text) for each in neighbours)),
-            Document.of(query.suffix, (file.text for file in query.context), self.sessions.deleted(session)),
+            Document.of(query.suffix, (file.text for file in query.context), query.deleted or self.sessions.deleted(session)),
         ]
 
     def _end(self, generation: Generation) -> None:
@@ -151,7 +151,7 @@ class Generations:
         ends = (*decoding.token_ends[: tokens - 1], len(text))
         chance = p_accept(generation.speculation.log_probs, tokens, text.count("\n"))
         self._cache.store(place.scope, place.prefix, place.suffix, Entry(text, decoding.finish.value, tokens, ends, chance))
-        if decoding.finish is FinishReason.STOP and not origin.prefetched:
+        if decoding.finish in {FinishReason.STOP, FinishReason.LENGTH} and not origin.prefetched:
             self._prefetch(origin.query, text)
 
     def _prefetch(self, query: Query, text: str) -> None:

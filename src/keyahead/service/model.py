@@ -67,6 +67,8 @@ class Query:
     """Upper limit of tokens to decode; 0 means the server's default."""
     streamed: bool = False
     """Whether text is shown while it is decoded."""
+    deleted: str = ""
+    """Text deleted from the document lately, where it is known: it may come back."""
 
     @property
     def patient(self) -> bool:

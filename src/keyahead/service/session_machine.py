@@ -86,6 +86,7 @@ class _Buffer:
             trigger=trigger,
             session_id=self.session_id,
             request_id=request_id,
+            deleted="\n".join(self.document.deleted),
         )
 
 
