@@ -96,6 +96,10 @@ class Counters:
     """What the engine has done since it started; all only grow."""
 
     steps: int = 0
+    output_steps: int = 0
+    """Steps that gave tokens; the others only read prompts."""
+    output_tokens: int = 0
+    """Tokens given: decoded, or drafted and accepted."""
     prefill_tokens: int = 0
     decode_tokens: int = 0
     draft_tokens: int = 0
@@ -244,6 +248,8 @@ class Scheduler:
             if piece.samples:
                 gained.append((piece.sequence, self._accept(piece, next(results), now_ns)))
             piece.sequence.share(self.pool)
+        self.counters.output_steps += bool(gained)
+        self.counters.output_tokens += sum(len(tokens) for _, tokens in gained)
         self._remove([sequence for sequence, _ in gained if sequence.finish is not None])
         return gained
 

@@ -18,7 +18,8 @@ def samples(loop: EngineLoop, store: KvStore | None) -> Iterator[Sample]:
     """Every counter as (family, labels, value)."""
     counters = loop.counters
     yield "keyahead_engine_steps_total", {}, counters.steps
-    for kind in ("prefill", "decode", "draft", "accepted_draft", "reused"):
+    yield "keyahead_engine_output_steps_total", {}, counters.output_steps
+    for kind in ("output", "prefill", "decode", "draft", "accepted_draft", "reused"):
         yield "keyahead_engine_tokens_total", {"kind": kind}, getattr(counters, f"{kind}_tokens")
     yield "keyahead_engine_tokens_after_cancel_total", {}, counters.tokens_after_cancel
     yield "keyahead_engine_preempted_total", {}, counters.preempted
@@ -39,7 +40,8 @@ def samples(loop: EngineLoop, store: KvStore | None) -> Iterator[Sample]:
 
 _HELP = {
     "keyahead_engine_steps_total": "Forward passes.",
-    "keyahead_engine_tokens_total": "Tokens computed, or found in the KV cache (reused), or drafts accepted.",
+    "keyahead_engine_output_steps_total": "Forward passes that gave tokens; the others only read prompts.",
+    "keyahead_engine_tokens_total": "Tokens given (output), computed, found in the KV cache (reused), or drafts accepted.",
     "keyahead_engine_tokens_after_cancel_total": "Tokens computed for a request after its cancel was known.",
     "keyahead_engine_preempted_total": "Sequences that gave their KV blocks to one whose turn was earlier.",
     "keyahead_engine_yielding_steps_total": "Short steps, given to tenants beyond their share or to background work.",
