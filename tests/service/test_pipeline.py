@@ -97,6 +97,17 @@ def test_a_request_is_decoded_healed_and_trimmed(run: Callable[..., None]) -> No
     run(check)
 
 
+def test_a_line_end_that_is_healed_ends_no_line(run: Callable[..., None]) -> None:
+    """At a line's start the token taken back is a line end, a stop word of a single line: the line is answered all the same."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        start = TEXT.index("    return")
+        answer = await ask(pipeline, query(start, trigger=Trigger.MANUAL))
+        assert answer.text == TEXT[start:LINE_END]
+
+    run(check)
+
+
 def test_what_was_typed_through_needs_no_engine(run: Callable[..., None]) -> None:
     """Every further character of the suggestion is answered from memory with the rest of it."""
 
@@ -258,7 +269,9 @@ def test_a_dead_engine_is_unavailable_but_hits_go_on(run: Callable[..., None]) -
     run(check)
 
 
-@pytest.mark.parametrize("refusal", [EngineError("INVALID_ARGUMENT: input_ids: bad"), Overloaded("full", 1.0)])
+@pytest.mark.parametrize(
+    "refusal", [EngineError("INVALID_ARGUMENT: input_ids: bad"), Overloaded("full", 1.0), ZeroDivisionError("a defect")]
+)
 def test_a_refusal_of_the_engine_is_passed_on(run: Callable[..., None], refusal: Exception) -> None:
     """It is raised once, not tried again and again."""
 

@@ -106,6 +106,8 @@ class Generation:
                 self.decoding.finish = self.decoding.finish or FinishReason.DEADLINE  # What there is, is still worth keeping.
             else:
                 self.error = error
+        except Exception as error:  # noqa: BLE001  # a defect: whoever waits passes it on to the crash boundary
+            self.error = error
         finally:
             self.done = True
             self._wake()
@@ -146,6 +148,8 @@ class Generation:
             max_new_tokens=call.max_new_tokens,
             draft_ids=call.draft.tokens if call.draft else (),
             embedding_bias=self.bias if call.biased else None,
+            # A call of one step is watched token by token here; and a stop word may be the very text that is healed, a line end for one.
+            stop_words=self.request.stop_words if call.streaming else (),
             streaming=call.streaming,
             # Never on a stream: TensorRT-LLM crashes when one with log-probabilities is cancelled (its issue 10810).
             return_log_probs=not call.streaming,
