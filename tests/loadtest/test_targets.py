@@ -140,7 +140,7 @@ def test_typists_type_in_locusts_own_command(tmp_path: Any) -> None:
         "-r",
         "2",
         "-t",
-        "5s",
+        "10s",
         "--host",
         "127.0.0.1:1",
         "--csv",

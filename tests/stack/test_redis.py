@@ -36,7 +36,7 @@ def test_redis_is_a_private_cache_in_memory(url: str) -> None:
         settings = client.config_get("port", "maxmemory", "maxmemory-policy", "save", "appendonly")
     assert settings == {
         "port": "0",
-        "maxmemory": str(256 << 20),
+        "maxmemory": str(384 << 20),
         "maxmemory-policy": "allkeys-lfu",
         "save": "",
         "appendonly": "no",
