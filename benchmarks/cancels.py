@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1:50551")
     parser.add_argument("--triton-metrics", default="http://127.0.0.1:8802/metrics")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--gap-ms", type=float, default=100.0, help="longest time from a call to its cancel and the next call")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     stub = pb_grpc.AutocompleteStub(grpc.insecure_channel(options.address))
@@ -58,7 +59,7 @@ def main() -> None:
         at = rng.randrange(500, len(text))
         document = pb.Document(path="os.py", split=pb.SplitText(prefix=text[:at], suffix=text[at : at + 500]))
         call = stub.Complete.future(pb.CompleteRequest(document=document, session_id=f"s{calls % 8}"), timeout=1)
-        time.sleep(rng.random() * 0.1)
+        time.sleep(rng.random() * options.gap_ms / 1e3)
         call.cancel()
         calls += 1
     time.sleep(2)
