@@ -2,6 +2,7 @@
 
 Starts a stack of its own. Simulated people's requests are answered once by hand, so that whole suggestions lie in the cache. Then they are
 typed through at 100 requests a second, an open loop: at the service that has them in memory, and at a second one that finds them in Redis.
+Beside them stands what an empty call costs (gRPC's own health check), client, server and two cores included.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from common import MODEL, SEED, Figure, arguments, model_folder, report_figures
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running import Service, Stack, another_service, running_stack
 
 from keyahead.cli.infilling import percentile
@@ -58,25 +62,39 @@ def fill(service: Service) -> list[tuple[str, str, str]]:
     return hits
 
 
-async def ask_all(service: Service, hits: list[tuple[str, str, str]], seconds: float) -> tuple[list[pb.CompleteResponse], list[float]]:
-    """Ask at the rate; answers, and milliseconds from each one's intended moment."""
-    answers: list[pb.CompleteResponse] = []
+async def at_rate(call: Callable[[int], Awaitable[Any]], seconds: float) -> tuple[list[Any], list[float]]:
+    """Make calls at the rate; what they give, and milliseconds from each one's intended moment."""
+    results: list[Any] = []
     times: list[float] = []
+
+    async def timed(number: int, at: float) -> None:
+        result = await call(number)
+        times.append((time.monotonic() - at) * 1e3)
+        results.append(result)
+
+    start = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(int(seconds * RATE)):
+            at = start + number / RATE
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            group.create_task(timed(number, at))
+    return results, times
+
+
+async def ask_all(service: Service, hits: list[tuple[str, str, str]], seconds: float) -> tuple[list[pb.CompleteResponse], list[float]]:
+    """Ask for hits."""
+    requests = [request(*hit, pb.TRIGGER_AUTOMATIC) for hit in hits]
     async with grpc.aio.insecure_channel(service.address) as channel:
         stub = pb_grpc.AutocompleteStub(channel)
+        return await at_rate(lambda number: stub.Complete(requests[number % len(requests)], timeout=TIMEOUT_S), seconds)
 
-        async def ask(hit: tuple[str, str, str], at: float) -> None:
-            answer = await stub.Complete(request(*hit, pb.TRIGGER_AUTOMATIC), timeout=TIMEOUT_S)
-            times.append((time.monotonic() - at) * 1e3)
-            answers.append(answer)
 
-        start = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            for number in range(int(seconds * RATE)):
-                at = start + number / RATE
-                await asyncio.sleep(max(0.0, at - time.monotonic()))
-                group.create_task(ask(hits[number % len(hits)], at))
-    return answers, times
+async def empty_calls(service: Service, seconds: float) -> list[float]:
+    """Ask for nothing."""
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        _, times = await at_rate(lambda _: stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S), seconds)
+        return sorted(times)
 
 
 def figures_of(name: str, source: Any, answers: list[pb.CompleteResponse], times: list[float], bound: float) -> list[Figure]:
@@ -104,11 +122,16 @@ def measure(stack: Stack, seconds: float) -> list[Figure]:
     """All figures."""
     hits = fill(stack.service)
     random.Random(SEED).shuffle(hits)  # noqa: S311
-    answers, times = asyncio.run(ask_all(stack.service, hits, seconds))
-    figures = [*figures_of("memory", pb.SOURCE_MEMORY, answers, times, 2.0), *overhead(answers)]
+    empty = uvloop.run(empty_calls(stack.service, seconds))
+    answers, times = uvloop.run(ask_all(stack.service, hits, seconds))
+    figures = [
+        Figure("empty_p50", "an empty call, end to end, p50", percentile(empty, 0.5), "ms"),
+        Figure("empty_p99", "the same, p99", percentile(empty, 0.99), "ms"),
+    ]
+    figures += [*figures_of("memory", pb.SOURCE_MEMORY, answers, times, 2.0), *overhead(answers)]
     share = sum(answer.source == pb.SOURCE_MEMORY for answer in answers) / len(answers)
     with another_service(stack, model_folder(catalogue.get(MODEL))) as second:
-        answers, times = asyncio.run(ask_all(second, hits, seconds))
+        answers, times = uvloop.run(ask_all(second, hits, seconds))
     figures += figures_of("redis", pb.SOURCE_REDIS, answers, times, 5.0)
     cold = sum(answer.source in {pb.SOURCE_MEMORY, pb.SOURCE_REDIS} for answer in answers) / len(answers)
     baseline = f"the first: {share:.2f}"

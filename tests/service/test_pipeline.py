@@ -318,7 +318,7 @@ def test_what_finds_no_place_in_time_ends_with_nothing(run: Callable[..., None])
 
 
 def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[..., None]) -> None:
-    """The answer comes from the short one and is not kept; the whole is read as warming, and then used by the next request."""
+    """The answer comes from the short one, is short and not kept; the whole is read as warming, and then used by the next request."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         before = "".join(f"value_{number} = {number}\n" for number in range(50))
@@ -326,7 +326,9 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
         pipeline._generations._planner._rate.s_per_token = 1 / 300
         asked = dataclasses.replace(query(), prefix=before + TEXT[:CURSOR])
         answer = await ask(pipeline, asked, 0.3)
-        assert (answer.text, answer.source) == (TEXT[CURSOR:LINE_END], Source.ENGINE)
+        assert TEXT[CURSOR:LINE_END].startswith(answer.text)
+        assert 6 <= answer.completion_tokens <= 12
+        assert answer.source is Source.ENGINE
         assert answer.prompt_tokens <= 45
         await asyncio.sleep(0.05)
         warming = next(decode for decode in engine.decodes if decode.request.work_class is WorkClass.WARMING)

@@ -22,10 +22,10 @@ _MAX_PIECES = 16384 // _PIECE
 """As many tokens as the CPU engine keeps by default."""
 _MIN_OBSERVED = 32
 """A prefill shorter than this says more about the step than about the rate."""
-_MIN_SHORTENED = 32
-"""A prompt of fewer tokens, three lines, is not worth asking."""
-_PREFILL_PART = 0.5
-"""Of the time there is, what reading the prompt may take; the rest decodes."""
+_MIN_SHORTENED = 20
+"""A prompt of fewer tokens, two lines, is not worth asking."""
+_PREFILL_PART = 0.35
+"""Of the time there is, what reading the prompt may take: of 160 ms, that leaves time for three steps on two cores."""
 _SMOOTHING = 0.2
 _ASSUMED_S_PER_TOKEN = 1 / 500
 """Until the engine has been seen to read: two cores with AVX-512 (docs/design.md). Too slow a guess shortens one prompt for nothing."""

@@ -34,6 +34,8 @@ LINGER_S = 10.0
 on a slow machine, and no waste, since a newer request that disagrees ends it at once."""
 PREFETCH_S = 0.2
 """What a prefetch plans with: an automatic request's time, so that it is given up where even that would have shortened the prompt."""
+SHORTENED_TOKENS = 12
+"""Decoded at most from a shortened prompt: twice what is shown, for the next key; then the engine is to read the whole one."""
 MAX_NEWLINE_STOPS = 256
 """Newline tokens sent as stop words for a single line: the most frequent ones, since BPE ids grow with rarity."""
 
@@ -117,7 +119,8 @@ class Generations:
             work_class=work_class,
             weight=weight,
         )
-        decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, task.max_tokens)
+        max_tokens = min(task.max_tokens, SHORTENED_TOKENS) if prompt.shortened else task.max_tokens
+        decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, max_tokens)
         speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, self._sources(query, place), self._arbiter, MAX_DRAFTS)
         bias = self._builder.first_token_bias(prompt.healed)
         generation = Generation(place, prompt, decoding, request, bias, speculation, Deadline(deadline.at + LINGER_S))

@@ -53,6 +53,8 @@ class Limits:
     """Steps that a long prefill waits at most for short work: the length of a usual answer."""
     yielding: int = 16
     """Tokens of a step that yields, short work or chunk: 47 ms, half more than a decode step, and 121 ms with 64 tokens (AVX-512)."""
+    warming: int = 32
+    """Tokens of a chunk of warming while one tenant alone is active: 70 ms, so that a key that comes still leaves time for an answer."""
     guests: int = 4
     """Tokens of tenants beyond their share in a step of others: it takes 3 % longer for 3 more (AVX-512)."""
 
@@ -213,10 +215,14 @@ class Scheduler:
         waiting = [sequence for sequence in sequences if sequence not in short]
         if waiting and (not step.slices or self._waited >= self.limits.patience):
             self._waited = 0
-            chunk = min(self.chunk, self.limits.yielding) if self._shares.contended or _yields(waiting[0]) else self.chunk
-            self._put(waiting[0], min(waiting[0].num_pending, chunk), step)
+            self._put(waiting[0], min(waiting[0].num_pending, self._chunk_for(waiting[0])), step)
         elif waiting:
             self._waited += 1
+
+    def _chunk_for(self, sequence: Sequence) -> int:
+        if self._shares.contended or sequence.kind is not Kind.WITHIN_SHARE:
+            return min(self.chunk, self.limits.yielding)
+        return min(self.chunk, self.limits.warming) if sequence.request.work_class is WorkClass.WARMING else self.chunk
 
     def _invite(self, sequences: list[Sequence], step: Step) -> None:
         """Shortest pieces of tenants beyond their share, as long as the step takes hardly longer."""
