@@ -80,11 +80,14 @@ class TrimContext:
     """Whether more than the rest of the line is wanted."""
     complete: bool
     """False when decoding was cut by the deadline or the length, so that the last word may be half a word."""
-    around: Surroundings = field(init=False, repr=False, compare=False)
+    _around: list[Surroundings] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        """Read the surroundings once; every question about this completion uses them."""
-        object.__setattr__(self, "around", Surroundings.of(self.prefix, self.suffix, self.language))
+    @property
+    def around(self) -> Surroundings:
+        """The surroundings, read once and only when a question about a completion is asked: a request that the cache answers asks none."""
+        if not self._around:
+            self._around.append(Surroundings.of(self.prefix, self.suffix, self.language))
+        return self._around[0]
 
     @property
     def single_line(self) -> bool:
