@@ -52,8 +52,8 @@ def _copy(words: list[str], place: Path, lock: Path) -> None:
 
 
 def _moved(command: str, folder: Path) -> str:
-    """The command with its folders and its Python replaced by ours."""
-    inside = re.sub(r"(?<![\w.])/opt/", f"{folder}/opt/", command)
+    """The command with its folders and its Python replaced by ours, and with pip's cache, which an image must not hold, but a host may."""
+    inside = re.sub(r"(?<![\w.])/opt/", f"{folder}/opt/", command.replace(" --no-cache-dir", ""))
     return re.sub(r"(^|&& )python ", rf"\1{sys.base_prefix}/bin/python3.11 ", inside)
 
 

@@ -36,15 +36,14 @@ def free_ports() -> list[str]:
     return ["--triton-port", ports[0], "--triton-metrics-port", ports[1]]
 
 
-def status(port: str) -> int:
-    """What Triton answers to a probe of Kubernetes; UNKNOWN if it does not."""
+def is_serving(port: str) -> bool:
+    """Whether Triton answers a probe of Kubernetes, and well."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
         except grpc.RpcError:
-            return health_pb2.HealthCheckResponse.UNKNOWN
-        found: int = answer.status
-        return found
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 @contextmanager
@@ -59,7 +58,7 @@ def serving(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
     with log.open("w") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True) as process:
         try:
             until = time.monotonic() + 60
-            while status(ports[1]) != health_pb2.HealthCheckResponse.SERVING:
+            while not is_serving(ports[1]):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
                 time.sleep(0.1)
