@@ -1,4 +1,7 @@
-"""Makes Prometheus' rules and Grafana's dashboard from deploy/slo.yaml, or with --check says whether they are current."""
+"""Makes Prometheus' rules and Grafana's dashboard from deploy/slo.yaml, or with --check says whether they are current.
+
+The rules are made twice: as Prometheus reads them, and as an object of Kubernetes.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,18 @@ HEAD = "# Made from deploy/slo.yaml by `make slo`; do not edit.\n"
 def generated() -> dict[Path, str]:
     """The files and what they should hold."""
     slo = slo_rules.read(DEPLOY / "slo.yaml")
+    rules = slo_rules.rules(slo)
     return {
-        DEPLOY / "prometheus" / "keyahead.rules.yaml": HEAD + yaml.dump(slo_rules.rules(slo), Dumper=_Dumper, sort_keys=False, width=1000),
+        DEPLOY / "prometheus" / "keyahead.rules.yaml": _yaml(rules),
+        DEPLOY / "kubernetes" / "base" / "rules.yaml": _yaml(
+            {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": "keyahead"}, "spec": rules}
+        ),
         DEPLOY / "grafana" / "keyahead.json": slo_dashboard.render(slo),
     }
+
+
+def _yaml(content: dict[str, object]) -> str:
+    return HEAD + yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
 class _Dumper(yaml.SafeDumper):

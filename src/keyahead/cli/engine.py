@@ -14,7 +14,7 @@ from rich.table import Table
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
 from keyahead.engine.store import RichProgress, cache_dir
 from keyahead.engine.trtllm import build as building
-from keyahead.engine.trtllm import image, roofline
+from keyahead.engine.trtllm import image, job, roofline
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
@@ -29,13 +29,18 @@ class Action(enum.StrEnum):
 
     PLAN = "plan"
     BUILD = "build"
+    PREPARE = "prepare"
     PREFLIGHT = "preflight"
     SERVE = "serve"
 
 
 def engine(
     action: Annotated[
-        Action, typer.Argument(help="plan: show it; build: run it; preflight: check what was built; serve: run Triton with it.")
+        Action,
+        typer.Argument(
+            help="plan: show it; build: run it; preflight: check what was built; serve: run Triton with it; "
+            "prepare: fill --work for a build where there is no Docker."
+        ),
     ],
     model: Annotated[str, typer.Option(help="A size of Qwen2.5-Coder, such as qwen2.5-coder-1.5b.")] = "qwen2.5-coder-1.5b",
     gpu: Annotated[str, typer.Option(help="l4, a10, a100 or h100.")] = "l4",
@@ -51,9 +56,11 @@ def engine(
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="The model's licence allows my use (3B).")] = False,
     image_tag: Annotated[str, typer.Option(help=f"Tag of {image.REPOSITORY}.")] = image.TAG,
     image_digest: Annotated[str, typer.Option(envvar="KEYAHEAD_ENGINE_IMAGE_DIGEST", help="sha256:… of the image, to pin it.")] = "",
-    checkpoint: Annotated[Path | None, typer.Option(help="The Hugging Face checkpoint, a folder (build).")] = None,
-    code: Annotated[Path | None, typer.Option(help="Code to calibrate with, a folder; else Python's standard library (build).")] = None,
-    work: Annotated[Path | None, typer.Option(help="Where engines lie; else the cache folder.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The Hugging Face checkpoint, a folder (build, prepare).")] = None,
+    code: Annotated[
+        Path | None, typer.Option(help="Code to calibrate with, a folder; else Python's standard library (build, prepare).")
+    ] = None,
+    work: Annotated[Path | None, typer.Option(help="Where engines lie, else the cache folder; of prepare, the one engine's own.")] = None,
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Loopback port of Triton, its metrics on the next (preflight, serve).")
     ] = 8801,
@@ -76,10 +83,13 @@ def engine(
     if action is Action.PLAN:
         _show(plan, output)
         output.emit(plan.to_json())
-    elif action is Action.BUILD:
+    elif action in {Action.BUILD, Action.PREPARE}:
         if checkpoint is None:
             raise UsageError("There is no checkpoint to build from: name the model's Hugging Face folder with --checkpoint.")
-        _build(plan, checkpoint.absolute(), place, code, output, dry_run=dry_run)
+        if action is Action.BUILD:
+            _build(plan, checkpoint.absolute(), place, code, output, dry_run=dry_run)
+        else:
+            job.prepare(plan, checkpoint.absolute(), place, code)
     elif action is Action.PREFLIGHT:
         _preflight(plan, place, port, output, dry_run=dry_run)
     else:

@@ -17,6 +17,7 @@ _COMMANDS = {
     "loadtest": ("app", "Let simulated people type against the service, and judge whether it keeps its promise."),
     "doctor": ("doctor", "Check this machine and the set-up."),
     "engine": ("engine", "Plan, build, check or serve an engine for a GPU."),
+    "cpu": ("cpu", "Convert a model for the CPU engine, or serve it with Triton alone."),
     "serve": ("serve", "Run the gRPC service alone, beside an engine that is already up."),
 }
 """Sub-command, which is also its module's name: the function in that module, or the app if it has sub-commands of its own, and a summary,

@@ -18,7 +18,7 @@ from keyahead.stack.policy import Rules
 from keyahead.stack.process import Program
 from keyahead.stack.runfolder import RunFolder
 
-_MAX_CONTEXT_TOKENS = 4096
+MAX_CONTEXT_TOKENS = 4096
 """Two prompts' budget of the default model; more would only cost KV memory."""
 _REDIS_RULES = Rules(start_s=10, stop_s=3)
 # Loading and warming up takes some 10 s on two cores that do nothing else. When it stops, Triton waits 3 s for its requests.
@@ -109,7 +109,7 @@ def _redis(program: redis.RedisProgram, socket: Path, port: int, url: str) -> Pr
 
 
 def _triton(parts: Parts, ports: Ports, run: RunFolder, shared: Mapping[str, str]) -> Program:
-    max_context = min(_MAX_CONTEXT_TOKENS, parts.model.context_tokens)
+    max_context = min(MAX_CONTEXT_TOKENS, parts.model.context_tokens)
     models = repository.write_cpu(run.path / "repository", parts.model_folder, max_context=max_context)
     return Program(
         name="Triton",

@@ -61,7 +61,7 @@ class Triton:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Loopback ports."""
+    """Where it listens."""
 
     grpc: int
     metrics: int
@@ -90,17 +90,17 @@ def install(progress: Progress, *, offline: bool) -> Triton:
     return Triton(target)
 
 
-def command(triton: Triton, repository: Path, ports: Ports, shm_prefix: str) -> list[str]:
-    """How to start it. `shm_prefix` names its shared memory, so that what a killed server leaves behind can be found."""
+def command(triton: Triton, repository: Path, ports: Ports, shm_prefix: str, host: str = "127.0.0.1") -> list[str]:
+    """How to start it, listening on `host`. `shm_prefix` names its shared memory, so that what a killed server leaves can be found."""
     return [
         str(triton.program),
         f"--model-repository={repository}",
         f"--backend-directory={triton.backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        "--grpc-address=127.0.0.1",
+        f"--grpc-address={host}",
         f"--grpc-port={ports.grpc}",
         "--allow-http=false",
-        "--metrics-address=127.0.0.1",
+        f"--metrics-address={host}",
         f"--metrics-port={ports.metrics}",
         "--allow-gpu-metrics=false",
         "--disable-auto-complete-config",

@@ -15,8 +15,8 @@ MAX_QUEUE_SIZE = 64
 """Requests that wait in Triton, and again as many in the executor; admission belongs to the service."""
 
 
-def engine_config(plan: Plan) -> str:
-    """`config.pbtxt` of the engine.
+def engine_config(plan: Plan, engine: str = SERVED_ENGINE_DIR) -> str:
+    """`config.pbtxt` of the engine, which the server sees in the folder `engine`.
 
     KIND_CPU, because the backend places its work on the GPU by itself. No queue delay: requests are batched in flight. Inputs are ragged,
     since prompts of one batch differ in length.
@@ -24,13 +24,13 @@ def engine_config(plan: Plan) -> str:
     batch = plan.proposal.number("max_batch_size")
     policy = f"default_queue_policy {{ max_queue_size: {MAX_QUEUE_SIZE} }}"
     batching = f"dynamic_batching {{ preferred_batch_size: [ {batch} ] max_queue_delay_microseconds: 0 {policy} }}"
-    parameters = {**plan.proposal.serving, "gpt_model_path": SERVED_ENGINE_DIR}
+    parameters = {**plan.proposal.serving, "gpt_model_path": engine}
     return config("tensorrtllm", batch, parameters, ragged=True, batching=batching)
 
 
-def write_engine(folder: Path, plan: Plan) -> Path:
+def write_engine(folder: Path, plan: Plan, engine: str = SERVED_ENGINE_DIR) -> Path:
     """Write the repository, made anew, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / MODEL_NAME / "1").mkdir(parents=True)
-    (folder / MODEL_NAME / "config.pbtxt").write_text(engine_config(plan))
+    (folder / MODEL_NAME / "config.pbtxt").write_text(engine_config(plan, engine))
     return folder
