@@ -34,7 +34,7 @@ class Draft:
     @property
     def kind(self) -> str:
         """What acceptance is learned by: a source, and whether its evidence was long."""
-        return f"{self.source}/{min(3, self.matched // 8)}"
+        return f"{self.source}/{self.matched.bit_length()}"
 
 
 @dataclass(slots=True)

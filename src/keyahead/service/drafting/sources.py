@@ -16,7 +16,7 @@ GUESS_CHARS = 128
 """Length of a guess: more than the 24 tokens an engine verifies at once, at some 4 characters each."""
 _SHORTEST_IN_SUGGESTION = 3
 """A suggestion was made for this very place, so little evidence tells where in it the cursor is by now."""
-_SHORTEST_IN_DOCUMENT = 6
+_SHORTEST_IN_DOCUMENT = 3
 _NEAR_BEFORE = 32 << 10
 _NEAR_AFTER = 16 << 10
 _CONTEXT_CHARS = 64 << 10
