@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyahead.loadtest import report_charts as charts
+from keyahead.loadtest.cost import Prices, Usage, cost
 from keyahead.loadtest.judge import Outcome, Record
-from keyahead.loadtest.report_charts import Scale
 from keyahead.loadtest.report_data import Point, Ramp, gather, sources
 from tests.loadtest.results import result, whole
 
@@ -22,17 +22,6 @@ CASE = {"value": 0.004, "bound": 0.01, "low": 0.001, "high": 0.02, "status": "in
 def drawn(svg: str, tag: str) -> list[ET.Element]:
     """Its elements of a kind."""
     return ET.fromstring(svg).findall(f".//{tag}")
-
-
-@given(st.lists(st.floats(0.01, 300_000), max_size=20))
-def test_a_scale_holds_its_values_and_the_promise(values: list[float]) -> None:
-    """From 0 to 1 in order, with marks at both ends."""
-    scale = Scale.around(values)
-    places = [scale.at(value) for value in sorted(values)]
-    assert places == sorted(places)
-    assert all(0 <= place <= 1 for place in places)
-    assert 0 < scale.at(200) < 1
-    assert scale.marks[0] == scale.low
 
 
 @given(st.lists(st.floats(43, 333), max_size=17).map(sorted))
@@ -82,7 +71,15 @@ def test_capacity_marks_what_is_not_carried() -> None:
     assert float(drawn(svg, "rect")[0].attrib["width"].rstrip("%")) == 40
 
 
-@pytest.mark.parametrize("case", [CASE, {**CASE, "value": 5.0, "low": None, "high": None}, {**CASE, "value": 0.0, "low": 0.0, "high": 1.0}])
+@pytest.mark.parametrize(
+    "case",
+    [
+        CASE,
+        {**CASE, "value": 5.0, "low": None, "high": None},
+        {**CASE, "value": 0.0, "low": 0.0, "high": 1.0},
+        {**CASE, "value": 0.0, "bound": 0.0, "high": None},
+    ],
+)
 @pytest.mark.parametrize("at_least", [True, False])
 def test_an_objective_is_drawn_within_its_bar(case: dict[str, Any], at_least: bool) -> None:
     """Value, interval and bound lie between its ends."""
@@ -100,3 +97,12 @@ def test_all_is_said_only_of_all(count: int, total: int) -> None:
     shown = charts.percent(share)
     assert (shown == "100%") == (share == 1)
     assert (shown == "0%") == (share == 0)
+
+
+def test_the_break_even_is_marked_where_the_lines_meet() -> None:
+    """A dot at its developers; without one there is no dot."""
+    cheap, dear = (cost(Prices(1.0, 4.0, hour, 40), Usage(1000, 10, 2500, 20)).to_json() for hour in (0.5, 50.0))
+    (dot,) = drawn(charts.costs(cheap), "circle")
+    assert dot.attrib["cx"] == f"{100 * cheap['break_even_developers'] / 40:.2f}%"
+    assert drawn(charts.costs(dear), "circle") == []
+    assert charts.costs({**cheap, "usage": {**cheap["usage"], "capacity": 0}}) == ""

@@ -21,6 +21,7 @@ from keyahead.loadtest import junit, report, verdict
 from keyahead.loadtest.compare import CompareError, compare
 from keyahead.loadtest.config import Config, Kind, Target
 from keyahead.loadtest.cost import Prices
+from keyahead.loadtest.report_data import ReportError
 from keyahead.loadtest.run import GeneratorError
 from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
@@ -119,7 +120,7 @@ def report_results(
         for file, made in ((html_file, report.html), (markdown_file, report.markdown)):
             if file:
                 file.write_text(made(found))
-    except report.ReportError as error:
+    except ReportError as error:
         raise UsageError(str(error)) from None
 
 

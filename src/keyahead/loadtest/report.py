@@ -11,17 +11,16 @@ from jinja2 import Environment, StrictUndefined
 
 from keyahead.loadtest import report_charts as charts
 from keyahead.loadtest import report_data as data
-from keyahead.loadtest.report_data import ReportError, Runs, System
+from keyahead.loadtest.report_data import Runs, System
 from keyahead.loadtest.verdict import Status
 
-__all__ = ["ReportError", "html", "markdown"]
-VERDICTS = {
+_VERDICTS = {
     Status.PASS: "Promise kept",
     Status.FAIL: "Promise broken",
     Status.INCONCLUSIVE: "Too short to tell",
     Status.INVALID: "Not a valid run",
 }
-MARKS = {Status.PASS: "✓", Status.FAIL: "✕", Status.INCONCLUSIVE: "?", Status.INVALID: "!", Status.NOT_MEASURED: "-"}
+_MARKS = {Status.PASS: "✓", Status.FAIL: "✕", Status.INCONCLUSIVE: "?", Status.INVALID: "!", Status.NOT_MEASURED: "-"}
 _GIB = 1 << 30
 _PLAIN = " .,;()/%+-="
 """Beside letters and digits, what means nothing in Markdown where we write it."""
@@ -39,15 +38,15 @@ def html(results: Sequence[Mapping[str, Any]]) -> str:
         own=own,
         cases=runs.first["verdict"]["objectives"],
         status=runs.first["verdict"]["status"],
-        facts=facts(runs),
+        facts=_facts(runs),
         stages=data.stages(own.records),
         sources=data.sources(own.records, duration_s),
         duration_s=duration_s,
         typed_per_minute=_per_minute(own, "typed_characters"),
         charts=charts,
         data=data,
-        verdicts=VERDICTS,
-        marks=MARKS,
+        verdicts=_VERDICTS,
+        marks=_MARKS,
     )
 
 
@@ -55,7 +54,7 @@ def _per_minute(system: System, count: str) -> float:
     return float(system.figures[count] / system.figures["duration_s"] * 60)
 
 
-def facts(runs: Runs) -> dict[str, str]:
+def _facts(runs: Runs) -> dict[str, str]:
     """On what machine, of which version, with which keys: what a figure says little without."""
     host, config = runs.first["host"], runs.config
     texts = config["texts"] or "the standard library of Python"
@@ -64,7 +63,7 @@ def facts(runs: Runs) -> dict[str, str]:
         "System": f"{host['system']}, Python {host['python']}",
         "keyahead": " ".join(filter(None, (host["keyahead"], (host["git_sha"] or "")[:12]))),
         "Begun": f"{datetime.fromisoformat(runs.first['started_at']):%-d %B %Y, %H:%M %Z}",
-        "Load": f"{config['typists']} typists, {config['duration_s']:,.0f} s, {config['shape']}",
+        "Load": f"{config['typists']} typist{'' if config['typists'] == 1 else 's'}, {config['duration_s']:,.0f} s, {config['shape']}",
         "Keys": f"seed {config['seed']}{', right suggestions are taken' if config['takes'] else ''}",
         "Texts": f"what the commits of {texts} added" if config["git"] else texts,
     }
@@ -75,7 +74,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     runs = data.gather(results)
     verdict = runs.first["verdict"]
     parts = [
-        f"### {MARKS[verdict['status']]} {VERDICTS[verdict['status']]}: keyahead load test",
+        f"### {_MARKS[verdict['status']]} {_VERDICTS[verdict['status']]}: keyahead load test",
         _objectives(verdict),
         _systems(runs.systems),
     ]
@@ -85,7 +84,7 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
         parts.append(
             f"Cost of 1,000 suggestions: API {_money(runs.cost['api_per_1000'])}, own server {_money(runs.cost['server_per_1000'])}."
         )
-    parts.append("<sub>" + " · ".join(f"{name}: {plain(value)}" for name, value in facts(runs).items()) + "</sub>")
+    parts.append("<sub>" + " · ".join(f"{name}: {_escaped(value)}" for name, value in _facts(runs).items()) + "</sub>")
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,7 +94,7 @@ def _objectives(verdict: Mapping[str, Any]) -> str:
         shown = data.OBJECTIVES[case["name"]]
         between = "" if case["low"] is None else f"{shown.amount(case['low'])} to {shown.amount(case['high'])}"
         bound = f"{'≥' if shown.at_least else '≤'} {shown.amount(case['bound'])}"
-        rows.append([f"{MARKS[case['status']]} {case['status']}", shown.title, shown.amount(case["value"]), between, bound])
+        rows.append([f"{_MARKS[case['status']]} {case['status']}", shown.title, shown.amount(case["value"]), between, bound])
     return _table(rows)
 
 
@@ -106,7 +105,7 @@ def _systems(systems: Sequence[System]) -> str:
         latency = figures["latency_ms"]
         shares = (system.in_time, system.share("painted", "asked"), figures["useful_share"])
         per_minute = f"{figures['useful_characters_per_minute']:.0f}"
-        name = plain(system.name)
+        name = _escaped(system.name)
         rows.append([name, f"{figures['asked']:,}", _ms(latency["p50"]), _ms(latency["p99"]), *map(charts.percent, shares), per_minute])
     return _table(rows)
 
@@ -116,7 +115,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text that Markdown and HTML read as nothing but text."""
     return "".join(each if each.isalnum() or each in _PLAIN else f"&#{ord(each)};" for each in text)
 

@@ -26,7 +26,7 @@ STAGES = {
     "first_token": "First token",
     "decode": "Decoding",
     "trim": "Trimming",
-    "rest": "Network and client",
+    "rest": "Rest: network, client",
 }
 """Where the time between a key and its answer goes, in this order. All but the first and the last are the service's own account."""
 SOURCES = {"memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
