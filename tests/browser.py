@@ -35,6 +35,23 @@ _OPTIONS = (
     "--remote-debugging-pipe",
 )
 ANSWER_S = 30.0
+CONTRAST = """
+(() => {
+  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const weighed = (sum, value, i) => sum + channel(value) * [0.2126, 0.7152, 0.0722][i];
+  const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).reduce(weighed, 0);
+  const ground = node => {
+    const own = getComputedStyle(node).backgroundColor;
+    return own === "rgba(0, 0, 0, 0)" ? ground(node.parentElement) : own;
+  };
+  const hasText = node => [...node.childNodes].some(each => each.nodeType === 3 && each.data.trim());
+  return [...document.querySelectorAll("main *")].filter(each => each.getClientRects().length && hasText(each)).map(each => {
+    const {color, fill} = getComputedStyle(each), [one, other] = [light(each instanceof SVGElement ? fill : color), light(ground(each))];
+    return [(Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05), each.textContent];
+  }).sort((a, b) => a[0] - b[0])[0];
+})()
+"""
+"""Contrast and text of the element that is hardest to read, by WCAG 2's formula."""
 _FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig><dir>/usr/share/fonts</dir><dir>{folder}</dir><cachedir>{cache}</cachedir></fontconfig>

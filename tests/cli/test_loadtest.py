@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from typer.main import get_command
+from typer.main import get_group
 from typer.testing import CliRunner, Result
 
 from keyahead.cli import loadtest as module
 from keyahead.cli.main import app
 from keyahead.loadtest import columns
 from tests.loadtest.conftest import source
-from tests.loadtest.results import PATIENT, latencies, result
+from tests.loadtest.results import PATIENT, latencies, result, whole
 
 if TYPE_CHECKING:
     from tests.cli.conftest import ScriptedService
@@ -87,9 +87,10 @@ def test_wrong_usage(arguments: tuple[str, ...], sentence: str) -> None:
 
 
 def test_documents_and_ci_jobs_use_options_that_exist() -> None:
-    """Every option of `keyahead loadtest` in docs/ and deploy/ci is one of the command's."""
+    """Every option of `keyahead loadtest` in docs/ and deploy/ci is one of the command's or of its sub-commands'."""
     root = Path(__file__).parents[2]
-    known = {option for each in get_command(module.app).params for option in each.opts}
+    group = get_group(module.app)
+    known = {option for command in (group, *group.commands.values()) for each in command.params for option in each.opts}
     for file in (root / "docs/loadtest.md", root / "README.md", *(root / "deploy/ci").iterdir()):
         lines = [line for line in file.read_text().splitlines() if "keyahead loadtest" in line]
         assert lines
@@ -100,10 +101,28 @@ def test_compare(tmp_path: Path) -> None:
     """Exit code 1 for a planted regression of 10 %, 0 for none, 2 for a file that is no result."""
     files = {name: tmp_path / f"{name}.json" for name in ("before", "after", "same", "none")}
     for name, scale in (("before", 1.0), ("same", 1.0), ("after", 1.1)):
-        files[name].write_text(json.dumps({"systems": [result(latencies(600, 1, scale))]}))
+        files[name].write_text(json.dumps(whole(result(latencies(600, 1, scale)))))
     files["none"].write_text("{}")
     assert run("compare", str(files["before"]), str(files["same"])).exit_code == 0
     done = run("compare", str(files["before"]), str(files["after"]), "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["regression"] is True
     assert run("compare", str(files["before"]), str(files["none"])).exit_code == 2
+
+
+def test_report(tmp_path: Path) -> None:
+    """Both files are written; what is missing or wrong is said, with exit code 2, and nothing is written."""
+    first, other, old = (tmp_path / f"{name}.json" for name in ("first", "other", "old"))
+    first.write_text(json.dumps(whole(result(latencies(600, 1)))))
+    other.write_text(json.dumps(whole(result(latencies(600, 1), seed=1))))
+    old.write_text(first.read_text().replace('"schema": 1', '"schema": 0'))
+    html, markdown = tmp_path / "report.html", tmp_path / "report.md"
+    assert run("report", str(first)).exit_code == 2
+    for wrong in ((old,), (first, other), (first, tmp_path / "nowhere.json")):
+        done = run("report", *map(str, wrong), "--html", str(html))
+        assert done.exit_code == 2
+        assert re.search("no result of this version's|has other keys|cannot be read", " ".join(done.stderr.split()))
+    assert not html.exists()
+    assert run("report", str(first), "--html", str(html), "--markdown", str(markdown)).exit_code == 0
+    assert html.read_text().startswith("<!doctype html>")
+    assert markdown.read_text().startswith("### ")

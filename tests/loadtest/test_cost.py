@@ -20,6 +20,8 @@ def test_the_arithmetic() -> None:
     assert found.server_per_1000 == pytest.approx(0.5 / 50_000 * 1000)
     assert found.server_per_developer_month == pytest.approx(365 / 20)
     assert found.break_even_developers == 4
+    assert found.to_json()["prices"]["per_server_hour"] == 0.5
+    assert found.to_json()["usage"]["capacity"] == 20
 
 
 @given(st.floats(0.01, 100), st.integers(1, 1000))

@@ -47,6 +47,14 @@ def test_each_objective_can_be_missed(run: dict[str, object], name: str, status:
     assert (found.status, EXIT_CODES[found.status]) == (status, code)
 
 
+def test_shares_have_an_interval() -> None:
+    """Of 299 requests without a slow one, just under 1 % may be slow in truth; what is no sample has none."""
+    cases = {case.name: case for case in judge(result([50.0] * 299), OURS, CANCELS).cases}
+    assert cases["latency.p99"].low == 0
+    assert cases["latency.p99"].high == pytest.approx(0.00997, abs=1e-5)
+    assert (cases["cancel"].low, cases["generator.lateness"].high) == (None, None)
+
+
 def test_cancels_are_judged_where_they_are_known() -> None:
     """More tokens than a chunk after a cancel fail; no metrics, or no cancels, are no failure."""
     run = result([50.0] * 700)

@@ -13,25 +13,7 @@ from keyahead.service import pages
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, FinishReason, Source, Timings
 from keyahead.service.pages import MetricsServer
-from tests.browser import Browser
-
-CONTRAST = """
-(() => {
-  const channel = value => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  const weighed = (sum, value, i) => sum + channel(value) * [0.2126, 0.7152, 0.0722][i];
-  const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number).reduce(weighed, 0);
-  const ground = node => {
-    const own = getComputedStyle(node).backgroundColor;
-    return own === "rgba(0, 0, 0, 0)" ? ground(node.parentElement) : own;
-  };
-  const hasText = node => [...node.childNodes].some(each => each.nodeType === 3 && each.data.trim());
-  return [...document.querySelectorAll("main *")].filter(each => each.offsetParent && hasText(each)).map(each => {
-    const [one, other] = [light(getComputedStyle(each).color), light(ground(each))];
-    return [(Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05), each.textContent];
-  }).sort((a, b) => a[0] - b[0])[0];
-})()
-"""
-"""Contrast and text of the element that is hardest to read, by WCAG 2's formula."""
+from tests.browser import CONTRAST, Browser
 
 
 @pytest.fixture

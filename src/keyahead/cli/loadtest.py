@@ -14,13 +14,14 @@ import typer
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import HELP as BASELINE_HELP
 from keyahead.cli.baselines import parse
-from keyahead.cli.loadtest_job import Job, execute, run_id
+from keyahead.cli.loadtest_job import SCHEMA, Job, execute, run_id
 from keyahead.cli.options import DEFAULT_MODEL, ModelOption
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
-from keyahead.loadtest import junit, verdict
+from keyahead.loadtest import junit, report, verdict
 from keyahead.loadtest.compare import CompareError, compare
 from keyahead.loadtest.config import Config, Kind, Target
 from keyahead.loadtest.cost import Prices
+from keyahead.loadtest.report_data import ReportError
 from keyahead.loadtest.run import GeneratorError
 from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
@@ -102,6 +103,27 @@ def compare_results(
         raise typer.Exit(FAILED)
 
 
+@app.command("report")
+def report_results(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULT.json …", help="A result of `keyahead loadtest --output`; a ramp, or others of the same keys."),
+    ],
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page there that needs no other file.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Write Markdown for a pull request there.")] = None,
+) -> None:
+    """Show results to people. The first one is reported, a ramp adds the capacity, and others stand beside the first."""
+    if not html_file and not markdown_file:
+        raise UsageError("Nothing is to be written: give --html, --markdown or both.")
+    found = [_read(path) for path in results]
+    try:
+        for file, made in ((html_file, report.html), (markdown_file, report.markdown)):
+            if file:
+                file.write_text(made(found))
+    except ReportError as error:
+        raise UsageError(str(error)) from None
+
+
 @contextmanager
 def _sentences() -> Iterator[None]:
     """What may go wrong, as errors of the command line."""
@@ -140,11 +162,18 @@ def _show(result: Mapping[str, Any], found: verdict.Verdict, output: Output) -> 
 
 def _own(path: Path) -> dict[str, Any]:
     """Keyahead's own result in a file."""
+    own: dict[str, Any] = _read(path)["systems"][0]
+    return own
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A result, of which at least the schema and a system are there. Raises UsageError."""
     try:
         result: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
-        own: dict[str, Any] = result["systems"][0]
+        if result["schema"] == SCHEMA and result["systems"][0]:
+            return result
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): name a result of 'keyahead loadtest --json'.") from None
     except (ValueError, KeyError, IndexError, TypeError):
-        raise UsageError(f"{path} is no result of 'keyahead loadtest --json': name one.") from None
-    return own
+        pass
+    raise UsageError(f"{path} is no result of this version's 'keyahead loadtest --json': name one.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 HOURS_PER_MONTH = 730.0
 """8,760 hours a year by 12: a server is paid for all of them."""
@@ -38,6 +39,8 @@ class Usage:
 class Cost:
     """Both ways, in the currency of the prices. A server that carries nobody has no price for a suggestion."""
 
+    prices: Prices
+    usage: Usage
     api_per_1000: float
     api_per_developer_month: float
     server_per_1000: float | None
@@ -47,8 +50,8 @@ class Cost:
     break_even_developers: int | None
     """From how many developers on the servers are cheaper than the API; None: never."""
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """As the result file has it."""
+    def to_json(self) -> dict[str, Any]:
+        """As the result file has it, with all it was computed from."""
         return dataclasses.asdict(self)
 
 
@@ -59,6 +62,8 @@ def cost(prices: Prices, usage: Usage) -> Cost:
     server_month = prices.per_server_hour * HOURS_PER_MONTH
     per_hour = usage.capacity * usage.suggestions_per_hour
     return Cost(
+        prices=prices,
+        usage=usage,
         api_per_1000=api * 1000,
         api_per_developer_month=api_month,
         server_per_1000=prices.per_server_hour / per_hour * 1000 if per_hour else None,

@@ -55,6 +55,9 @@ class Case:
     value: float | None
     bound: float
     explanation: str
+    low: float | None = None
+    high: float | None = None
+    """Bounds of the true share, each with 95 % confidence; None for what is no share of a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,12 @@ def _overall(statuses: Sequence[Status]) -> Status:
     return next((status for status in order if status in statuses), Status.PASS)
 
 
+def _share(name: str, finding: Finding, count: int, total: int, bound: float, text: str) -> Case:
+    """The case of a share of a sample."""
+    value = count / total if total else None
+    return Case(name, Status(finding.value), value, bound, text, lower(count, total), upper(count, total))
+
+
 def _latency(figures: Mapping[str, Any], objectives: Objectives) -> Case:
     slow, eligible = figures["slow"], figures["eligible"]
     bound = objectives.slow_share
@@ -117,7 +126,7 @@ def _latency(figures: Mapping[str, Any], objectives: Objectives) -> Case:
         f"{slow} of {eligible} eligible requests took more than 200 ms or failed: at 95 % confidence "
         f"between {lower(slow, eligible):.2%} and {upper(slow, eligible):.2%}, allowed are {bound:.2%}"
     )
-    return Case("latency.p99", _status(judge_at_most(slow, eligible, bound)), slow / eligible if eligible else None, bound, text)
+    return _share("latency.p99", judge_at_most(slow, eligible, bound), slow, eligible, bound, text)
 
 
 def _errors(figures: Mapping[str, Any], objectives: Objectives) -> Case:
@@ -125,14 +134,14 @@ def _errors(figures: Mapping[str, Any], objectives: Objectives) -> Case:
     bound = objectives.failed_share
     codes = ", ".join(f"{count} {code}" for code, count in sorted(figures["errors"].items()))
     text = f"{failed} of {asked} requests failed{f' ({codes})' if codes else ''}; allowed are {bound:.2%}"
-    return Case("errors", _status(judge_at_most(failed, asked, bound)), failed / asked if asked else None, bound, text)
+    return _share("errors", judge_at_most(failed, asked, bound), failed, asked, bound, text)
 
 
 def _useful(figures: Mapping[str, Any], objectives: Objectives) -> Case:
     useful, typed = figures["useful_characters"], figures["typed_characters"]
     bound = objectives.least_useful_share
     text = f"{useful} of {typed} characters stood on the screen when they were typed; {bound:.0%} should"
-    return Case("useful", _status(judge_at_least(useful, typed, bound)), figures["useful_share"], bound, text)
+    return _share("useful", judge_at_least(useful, typed, bound), useful, typed, bound, text)
 
 
 def _cancel(cancels: Mapping[str, float] | None, objectives: Objectives) -> Case:
@@ -157,7 +166,3 @@ def _generator(generator: Mapping[str, Any], objectives: Objectives) -> tuple[Ca
 
 def _valid(is_valid: bool) -> Status:  # noqa: FBT001  # its only argument
     return Status.PASS if is_valid else Status.INVALID
-
-
-def _status(finding: Finding) -> Status:
-    return Status(finding.value)

@@ -1,0 +1,99 @@
+"""What a report shows, as numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyahead.loadtest.config import Kind, Target
+from keyahead.loadtest.figures import summarize
+from keyahead.loadtest.judge import Outcome, Record
+from keyahead.loadtest.report_data import ReportError, answered_within, gather, sources, stages
+from keyahead.loadtest.shape import Shape
+from tests.loadtest.results import latencies, result, whole
+
+DURATION_S = 90.0
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    """A question of the run, and what became of it."""
+    at_s, late_s, took_s = draw(st.floats(0, DURATION_S)), draw(st.floats(0, 0.02)), draw(st.floats(0.05, 0.9))
+    outcome, source = draw(st.sampled_from(Outcome)), draw(st.sampled_from(["memory", "engine", "elsewhere"]))
+    spent = {"cache": draw(st.floats(0, 1)), "decode": draw(st.floats(0, 40)), "total": 45.0}
+    return Record(0, 0, at_s, at_s + late_s, at_s + late_s + took_s, outcome, draw(st.booleans()), source, stages_ms=spent)
+
+
+@given(st.lists(records(), max_size=40))
+def test_the_curve_at_200_ms_is_what_the_verdict_is_about(made: list[Record]) -> None:
+    """The share answered by then is one less the share of slow requests, and the curve never falls."""
+    figures = summarize(made, [], DURATION_S)
+    curve = answered_within(made)
+    assert curve == sorted(curve)
+    by_then = max((share for milliseconds, share in curve if milliseconds <= 200), default=0.0)
+    if figures["eligible"]:
+        assert by_then == pytest.approx(1 - figures["slow"] / figures["eligible"])
+
+
+def test_a_long_run_has_a_short_curve_from_end_to_end() -> None:
+    """The quickest and the slowest answer are on it."""
+    made = [Record(0, n, 0.0, 0.0, 0.001 * n, Outcome.ANSWERED, False) for n in range(1, 5001)]
+    curve = answered_within(made)
+    assert len(curve) < 400
+    assert (curve[0][0], curve[-1]) == (1.0, (5000.0, 1.0))
+
+
+@given(st.lists(records(), min_size=1, max_size=20))
+def test_stages_add_up_to_the_latency(made: list[Record]) -> None:
+    """Their means, each beginning where the one before ends, are the mean latency of the answers to keys."""
+    answers = [record.latency_s * 1000 for record in made if record.outcome is Outcome.ANSWERED and not record.follow_up]
+    found = stages(made)
+    assert bool(found) == bool(answers)
+    if answers:
+        assert found[-1].before_ms + found[-1].mean_ms == pytest.approx(sum(answers) / len(answers))
+        assert found[-1].before_ms == pytest.approx(sum(stage.mean_ms for stage in found[:-1]))
+
+
+def test_a_system_that_does_not_tell_has_no_stages() -> None:
+    """As with every baseline."""
+    assert stages([Record(0, 0, 0.0, 0.0, 0.1, Outcome.ANSWERED, False)]) == []
+
+
+@given(st.lists(records(), max_size=40))
+def test_sources_hold_each_answer_once(made: list[Record]) -> None:
+    """They are those of the figures, and the cache's share is that of memory and Redis."""
+    found = sources(made, DURATION_S)
+    counted = summarize(made, [], DURATION_S)["sources"]
+    assert found.totals == counted
+    assert len(found.counts) * found.bucket_s >= DURATION_S
+    if counted:
+        assert found.hit_share == counted.get("memory", 0) / sum(counted.values())
+
+
+def test_results_stand_side_by_side() -> None:
+    """A ramp adds the capacity wherever it stands, others of the same keys their systems; who is simulated is called so."""
+    chat = Target(Kind.CHAT, "http://127.0.0.1:1", "chat", simulated=True)
+    own, rival = result(latencies(300, 1)), result(latencies(300, 2, 9), target=chat)
+    ramp = whole(result(latencies(300, 3), shape=Shape.RAMP, typists=3), capacity=2)
+    later = {**whole(own), "started_at": "2026-12-01T08:00:00+00:00"}
+    runs = gather([whole(own, rival), ramp, later])
+    assert [each.name for each in runs.systems] == ["keyahead", "simulated chat", "keyahead, 2026-12-01T08:00:00+00:00"]
+    assert runs.ramp
+    assert (runs.ramp.capacity, [point.typists for point in runs.ramp.points]) == (2, [1, 2, 3])
+    assert len(gather([ramp]).systems) == 1
+    assert gather([whole(own)]).ramp is None
+
+
+def test_other_keys_are_refused() -> None:
+    """Two runs with different keys would be compared for what they typed."""
+    with pytest.raises(ReportError, match="Result 2 has other keys"):
+        gather([whole(result(latencies(100, 1))), whole(result(latencies(100, 1), seed=1))])
+
+
+def test_the_hit_share_of_nothing_is_unknown() -> None:
+    """Not 0, which would be a bad one."""
+    failed = replace(Record(0, 0, 0.0, 0.0, 0.1, Outcome.FAILED, False), detail="UNAVAILABLE")
+    assert sources([failed], DURATION_S).hit_share is None
