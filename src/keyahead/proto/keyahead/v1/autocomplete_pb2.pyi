@@ -7,6 +7,9 @@ Text is UTF-8 throughout. Every limit named here is enforced by the server, whic
 names the field (a message above some 4 MiB is refused by gRPC itself, with RESOURCE_EXHAUSTED). The gRPC deadline of a call is its latency
 budget: an answer never comes later, at worst it is cut short, or empty, and says so with FINISH_REASON_DEADLINE. Then decoding goes on
 behind it for some seconds: ask again, at the next key or, if none comes, after a moment.
+
+Where several servers stand behind one address, the metadata "x-session-id" decides which of them answers. Send the same value with every
+call of a typing session, Session streams included: only the server that has the session can supersede its calls and knows its prompt.
 """
 
 from collections import abc as _abc
