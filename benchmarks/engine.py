@@ -166,7 +166,8 @@ class ColdPrompts:
         """Begin the next one."""
         self._count += 1
         ids = self._engine.code(COLD_TOKENS, 500 * self._count)
-        return self._engine.start(ids, max_new_tokens=1, namespace=f"cold {self._count}")
+        # Of the same tenant as the warm requests: between tenants, shares of time decide, not chunks (benchmarks/fairness.py).
+        return self._engine.start(ids, max_new_tokens=1)
 
     def keep_busy(self) -> None:
         """Begin one unless one is running."""
