@@ -49,9 +49,9 @@ def run(arguments: list[str]) -> int:
         return 3
     acts: dict[str, Callable[[], object]] = {
         "probe.py": lambda: print(Path(os.environ["FAKE_FACTS"]).read_text()),
-        "quantize.py": lambda: (folders["/work/checkpoint"] / "rank0.safetensors").write_text(str(os.listdir(folders["/calibration"]))),
-        "convert_checkpoint.py": lambda: (folders["/work/checkpoint"] / "rank0.safetensors").write_text("weights"),
-        "trtllm-build": lambda: (folders["/work/engine"] / "rank0.engine").write_text(str(os.listdir(folders["/work/checkpoint"]))),
+        "quantize.py": lambda: (folders["/made/checkpoint"] / "rank0.safetensors").write_text(str(os.listdir(folders["/calibration"]))),
+        "convert_checkpoint.py": lambda: (folders["/made/checkpoint"] / "rank0.safetensors").write_text("weights"),
+        "trtllm-build": lambda: (folders["/made/engine"] / "rank0.engine").write_text(str(os.listdir(folders["/made/checkpoint"]))),
         "tritonserver": lambda: serve(arguments, folders),
         "nvidia-smi": lambda: print("NVIDIA L4"),
     }

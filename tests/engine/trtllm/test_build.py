@@ -40,7 +40,7 @@ class Host:
         if program == "probe.py":
             return
         self.ran.append(program)
-        folder = Path(targets["/work/engine" if program == "trtllm-build" else "/work/checkpoint"])
+        folder = Path(targets["/made/engine" if program == "trtllm-build" else "/made/checkpoint"])
         (folder / "half").write_text("half of it")
         if program == self.fails:
             raise SetupError("docker ended with 3")

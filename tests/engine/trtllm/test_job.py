@@ -53,12 +53,12 @@ def build(release: Path, version: str = TRTLLM_VERSION, fail: str = "") -> tuple
 def test_the_script_runs_the_plan_in_the_folder(release: Path) -> None:
     """The plan's two commands, word for word but for the places; then the engine is whole."""
     places = {"/checkpoint": f"{release.parent}/checkpoint", "/calibration": f"{release}/calibration"}
-    places |= {f"/work/{name}": f"{release}/{name}" for name in ("checkpoint", "engine")}
+    places |= {f"/made/{name}": f"{release}/{name}" for name in ("checkpoint", "engine")}
     expected = [" ".join(places.get(word, word) for word in command) for command in (PLAN.checkpoint_command, PLAN.build_command)]
     assert build(release) == (0, expected)
     assert (release / job.WHOLE).exists()
     assert (release / "calibration" / "train.jsonl").exists()
-    assert not [word for line in expected for word in line.split() if word.startswith(("/work", "/calibration", "/checkpoint"))]
+    assert not [word for line in expected for word in line.split() if word.startswith(("/made", "/calibration", "/checkpoint"))]
 
 
 def test_a_whole_engine_is_not_built_again(release: Path) -> None:

@@ -16,8 +16,8 @@ from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
 from keyahead.engine.trtllm.proposal import Limits
 
-CONVERT = "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /checkpoint --output_dir /work/checkpoint --dtype"
-QUANTIZE = "python3 /app/examples/quantization/quantize.py --model_dir /checkpoint --output_dir /work/checkpoint --dtype"
+CONVERT = "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
+QUANTIZE = "python3 /app/examples/quantization/quantize.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
 LOCAL = "--calib_dataset /calibration --calib_size"
 CHECKPOINTS = {
     Precision.BF16: f"{CONVERT} bfloat16",
@@ -27,7 +27,7 @@ CHECKPOINTS = {
     Precision.INT4_AWQ: f"{QUANTIZE} float16 --qformat int4_awq {LOCAL} 32 --awq_block_size 128",
 }
 BUILD = (
-    "trtllm-build --checkpoint_dir /work/checkpoint --output_dir /work/engine --gemm_plugin auto --gpt_attention_plugin auto "
+    "trtllm-build --checkpoint_dir /made/checkpoint --output_dir /made/engine --gemm_plugin auto --gpt_attention_plugin auto "
     "--remove_input_padding enable --context_fmha enable --kv_cache_type paged --use_paged_context_fmha enable --tokens_per_block 32 "
     "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable"
 )

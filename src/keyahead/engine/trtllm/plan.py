@@ -16,7 +16,7 @@ from keyahead.engine.trtllm.rules import BUILD_RULES
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
 from keyahead.engine.trtllm.verdicts import apply
 
-MODEL_DIR, CALIBRATION_DIR, WORK_DIR = "/checkpoint", "/calibration", "/work"
+MODEL_DIR, CALIBRATION_DIR, WORK_DIR = "/checkpoint", "/calibration", "/made"
 """Where the container sees the Hugging Face checkpoint, the calibration set and the results."""
 CHECKPOINT_DIR, ENGINE_DIR = f"{WORK_DIR}/checkpoint", f"{WORK_DIR}/engine"
 CONVERT = "/app/examples/models/core/qwen/convert_checkpoint.py"
