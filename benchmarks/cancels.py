@@ -26,7 +26,7 @@ NAMES = {"service": "serve", "engine": "triton_python_b"}
 def memory_mb(name: str) -> float:
     """Resident memory of the process with that name or last argument."""
     for process in psutil.process_iter(["name", "cmdline", "memory_info"]):
-        if name in {process.info["name"], *(process.info["cmdline"] or [])[-1:]}:
+        if process.info["name"].startswith(name) or name in (process.info["cmdline"] or [])[-1:]:
             return float(process.info["memory_info"].rss) / 1e6
     raise SystemExit(f"no process {name} is running: start `keyahead up` first")
 
