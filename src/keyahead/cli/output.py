@@ -17,6 +17,10 @@ JsonOption = Annotated[
 ]
 
 
+_FILE_WIDTH = 160
+"""Columns where there is no terminal that could tell: a line of figures stays one line in a log."""
+
+
 class CommandError(Exception):
     """A command cannot do what was asked; the text is one sentence with the cure."""
 
@@ -36,6 +40,8 @@ class Output:
         """With `as_json`, standard output is kept for JSON and people read standard error."""
         self.as_json = as_json
         self.console = Console(stderr=as_json, highlight=False, markup=False, emoji=False)
+        if not self.console.is_terminal:
+            self.console.width = _FILE_WIDTH
 
     def emit(self, answer: Mapping[str, Any]) -> None:
         """Prints one JSON object on one line, if JSON was asked for."""

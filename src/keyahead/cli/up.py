@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from keyahead.cli.client import Client, ServiceError
+from keyahead.cli.client import DEFAULT_ADDRESS, Client, ServiceError
 from keyahead.cli.complete import Place, summary, to_json, with_ghost
 from keyahead.cli.options import DEFAULT_MODEL, GrpcPort, MetricsPort, ModelOption, RedisPort, TritonMetricsPort, TritonPort
 from keyahead.cli.output import JsonOption, Output, UsageError
@@ -106,7 +106,9 @@ def _show(stack: Stack, ports: Ports, parts: Parts, logs: Path, output: Output) 
     output.console.print(f"\nkeyahead serves {parts.model.name}\n", style="bold")
     output.console.print(table)
     sample = _complete_sample(stack.service_address, output)
-    output.console.print("\nCtrl-C stops everything.")
+    elsewhere = "" if stack.service_address == DEFAULT_ADDRESS else f" --address {stack.service_address}"
+    output.console.print(f"\nIn another terminal: .venv/bin/keyahead complete FILE:LINE:COL{elsewhere}", soft_wrap=True)
+    output.console.print("Ctrl-C stops everything.")
     output.emit({"model": parts.model.name, "addresses": addresses, "sample": sample})
 
 
@@ -121,7 +123,7 @@ def _complete_sample(address: str, output: Output) -> dict[str, object] | None:
     except ServiceError as error:
         output.console.print(f"\nThe sample completion failed: {error}")
         return None
-    output.console.print()
+    output.console.print("\nA suggestion asked for by hand, which waits for the whole:\n")
     output.console.print(_PREFIX.rpartition("\n")[0], style="dim")
     output.console.print(with_ghost(_SAMPLE, answer.text), soft_wrap=True)
     output.console.print(summary(answer), style="dim")
