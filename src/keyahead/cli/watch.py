@@ -25,6 +25,7 @@ from keyahead.cli.client import DEFAULT_ADDRESS, AddressOption, Client, ServiceE
 from keyahead.cli.complete import MODES, ModeChoice, ModeOption, Place, printable, read_text, summary, to_json, with_ghost
 from keyahead.cli.output import JsonOption, Output, UsageError
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
+from keyahead.service.documents import common_beginning
 
 _TIMEOUT_S = 5.0
 """When to give a call up; the service's own budget for typing is far shorter."""
@@ -146,22 +147,10 @@ def cursor_after(old: str, new: str) -> int:
     A file's last line end counts as the file's, not as typed.
     """
     old, new = old.removesuffix("\n"), new.removesuffix("\n")
-    earliest = len(new) - _common_length(old[::-1], new[::-1])
-    latest = max(earliest, _common_length(old, new) + max(0, len(new) - len(old)))
+    earliest = len(new) - common_beginning(old[::-1], new[::-1])
+    latest = max(earliest, common_beginning(old, new) + max(0, len(new) - len(old)))
     line_end = new.rfind("\n", earliest, latest + 1)
     return latest if line_end < 0 or latest == len(new) else line_end
-
-
-def _common_length(one: str, other: str) -> int:
-    """Length of the longest common beginning, by bisection: comparing slices is far quicker than comparing characters."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class Document:
         self.text = self.text[:start] + text + self.text[end:]
         self._move_lines(start, end, len(text))
         self.cursor = start + len(text)
-        same = _common_beginning(removed, text)
+        same = common_beginning(removed, text)
         splice = Splice(start + same, removed[same:], text[same:])
         if not splice.removed and not splice.text:
             return None
@@ -175,8 +175,8 @@ def _starts_in(text: str, offset: int) -> Array:
     return np.flatnonzero(line_ends(text)) + (offset + 1)
 
 
-def _common_beginning(one: str, other: str) -> int:
-    """How many characters both begin with, by halving: an editor may send a whole file to change a word of it."""
+def common_beginning(one: str, other: str) -> int:
+    """How many characters both begin with, by bisection: comparing slices is far quicker than comparing characters."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
