@@ -1,0 +1,152 @@
+"""From a load test's result to a workload and an engine that behave as the real ones did.
+
+Two things a result shows directly: how many requests began a decode anew, and what lies around the engine. Three it does not, and they are
+fitted by simulating the same keys: the length of an answer, so that as many requests find it finished in the cache; how much slower a step
+is beside a service, so that as many answers are cut at the budget; and how much of an answer has to be there to show anything, so that as
+many are painted. Latencies and the engine's use are not fitted: they can be compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keyahead.capacity.outcome import Outcome
+from keyahead.capacity.simulation import simulate
+from keyahead.capacity.steps import MeasuredSteps
+from keyahead.capacity.typists import Key, Typist
+from keyahead.capacity.workload import BUDGET_S, ON_TIME_S, Engine, Workload
+from keyahead.loadtest import columns
+from keyahead.loadtest.judge import Outcome as Ending
+from keyahead.loadtest.judge import Record
+
+SEEDS = range(4)
+"""Runs that a fit averages, so that it does not follow one run's chance."""
+_ROUNDS, _HALVINGS = 2, 6
+_ANSWER_TOKENS, _SCALES = (4.0, 48.0), (0.5, 4.0)
+_AROUND_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+_LEAST_HITS = 20
+_CACHED = frozenset({"memory", "redis"})
+
+
+class CalibrationError(Exception):
+    """A result cannot be calibrated with; the text is a sentence with the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a load test showed, without the follow-ups."""
+
+    records: tuple[Record, ...]
+    duration_s: float
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Run:
+        """Keyahead's own part of a result. Raises CalibrationError."""
+        try:
+            system = result["systems"][0]
+            steady, duration_s = system["config"]["shape"] == "steady", float(system["config"]["duration_s"])
+            records = tuple(record for record in columns.to_records(system["records"]) if not record.follow_up)
+        except (LookupError, TypeError, ValueError):
+            raise CalibrationError("The file is no result of 'keyahead loadtest --output': name one.") from None
+        if not steady:
+            raise CalibrationError("The result is not of a steady run: calibrate with one of 'keyahead loadtest --shape steady'.")
+        run = cls(records, duration_s)
+        if sum(run.is_hit(record) for record in records) < _LEAST_HITS:
+            raise CalibrationError(f"The run has fewer than {_LEAST_HITS} cache hits: make it longer with --duration.")
+        return run
+
+    @staticmethod
+    def is_hit(record: Record) -> bool:
+        """Whether the cache answered."""
+        return record.outcome is Ending.ANSWERED and record.detail in _CACHED
+
+    @property
+    def typists(self) -> list[Typist]:
+        """The keys as they were hit. All begin at places that are new to the engine; later jumps are not in a result."""
+        return [tuple(Key(each.at_s, number == 0) for number, each in enumerate(records)) for records in self._by_typist()]
+
+    def _by_typist(self) -> list[list[Record]]:
+        found: defaultdict[int, list[Record]] = defaultdict(list)
+        for record in sorted(self.records, key=lambda record: record.at_s):
+            found[record.typist].append(record)
+        return [found[typist] for typist in sorted(found)]
+
+    @property
+    def new_share(self) -> float:
+        """Requests that began a decode. One that was superseded says nothing of itself: it did if the one before it was a hit."""
+        began = 0
+        for records in self._by_typist():
+            after_hit = True
+            for record in records:
+                superseded = record.outcome is Ending.SUPERSEDED
+                began += record.detail == "engine" or (superseded and after_hit)
+                after_hit = self.is_hit(record)
+        return began / len(self.records)
+
+    @property
+    def around_s(self) -> tuple[tuple[float, float], ...]:
+        """Quantiles of what a hit takes, which is all but the engine."""
+        hits = [record.latency_s for record in self.records if self.is_hit(record)]
+        return tuple((share, float(np.quantile(hits, share))) for share in _AROUND_SHARES)
+
+    def figures(self) -> dict[str, float]:
+        """What a simulation predicts, as the run had it; names are those of `Outcome`."""
+        asked = len(self.records)
+        eligible = [
+            record.latency_s if record.outcome is Ending.ANSWERED else np.inf
+            for record in self.records
+            if record.outcome is not Ending.SUPERSEDED or record.latency_s > ON_TIME_S
+        ]
+        percentiles = {f"p{percent}_ms": float(np.percentile(eligible, percent, method="higher")) * 1e3 for percent in (50, 90, 99)}
+        return {
+            "asked": asked,
+            **percentiles,
+            "slow_share": float(np.mean(np.array(eligible) > ON_TIME_S)),
+            "hit_share": sum(map(self.is_hit, self.records)) / asked,
+            "cut_share": sum(record.stages_ms.get("total", 0.0) >= BUDGET_S * 1e3 - 2 for record in self.records) / asked,
+            "painted_share": sum(record.painted for record in self.records) / asked,
+            "superseded_share": sum(record.outcome is Ending.SUPERSEDED for record in self.records) / asked,
+        }
+
+
+def predict(engine: Engine, workload: Workload, typists: Sequence[Typist], duration_s: float) -> dict[str, float]:
+    """The mean of some simulations of the same keys."""
+    outcomes = [dataclasses.asdict(simulate(engine, workload, typists, duration_s, seed)) for seed in SEEDS]
+    return {field.name: float(np.mean([outcome[field.name] for outcome in outcomes])) for field in dataclasses.fields(Outcome)}
+
+
+def calibrate(engine: Engine, workload: Workload, run: Run) -> tuple[Engine, Workload]:
+    """Both, as the run shows them; only an engine with measured steps can be fitted."""
+    if not isinstance(engine.steps, MeasuredSteps):
+        return engine, dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s)
+    seen, typists, steps = run.figures(), run.typists, engine.steps
+    known = dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s)
+
+    def with_scale(scale: float) -> Engine:
+        return dataclasses.replace(engine, steps=dataclasses.replace(steps, scale=scale))
+
+    def at(name: str, tokens: float, scale: float, least: float = 1.0) -> float:
+        trial = dataclasses.replace(known, answer_tokens=tokens, least_tokens=least)
+        return predict(with_scale(scale), trial, typists, run.duration_s)[name]
+
+    scale, tokens = 1.0, workload.answer_tokens
+    for _ in range(_ROUNDS):
+        tokens = _solve(lambda value, scale=scale: -at("hit_share", value, scale), -seen["hit_share"], _ANSWER_TOKENS)  # type: ignore[misc]
+        scale = _solve(lambda value, tokens=tokens: at("cut_share", tokens, value), seen["cut_share"], _SCALES)  # type: ignore[misc]
+    least = min(range(1, 7), key=lambda value: abs(at("painted_share", tokens, scale, value) - seen["painted_share"]))
+    return with_scale(scale), dataclasses.replace(known, answer_tokens=tokens, least_tokens=float(least))
+
+
+def _solve(function: Callable[[float], float], wanted: float, between: tuple[float, float]) -> float:
+    """Where a function that grows, but for some noise, comes to a value; the nearer end if it does not."""
+    low, high = between
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) < wanted else (low, middle)
+    return (low + high) / 2
