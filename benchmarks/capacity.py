@@ -32,11 +32,11 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Tokens of a step."""
 PAST_TOKENS = 500
 ROUNDS = 9
-PARTS = {"few": (3, 150), "many": (9, 100)}
+PARTS = {"few": (3, 120), "many": (9, 80)}
 """Typists and seconds: the first is calibrated with, the second predicted."""
 WARM_S = 5.0
 """A stack's first seconds are not measured."""
-FIGURES = ("p50_ms", "p90_ms", "p99_ms", "slow_share", "hit_share", "cut_share", "painted_share", "superseded_share", "busy_share")
+FIGURES = ("p50_ms", "p90_ms", "p99_ms", "first_token_ms", "slow_share", "hit_share", "cut_share", "painted_share", "superseded_share", "busy_share")
 ENGINE = "keyahead_engine_"
 
 

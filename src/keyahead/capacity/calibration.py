@@ -1,9 +1,10 @@
 """From a load test's result to a workload and an engine that behave as the real ones did.
 
 Two things a result shows directly: how many requests began a decode anew, and what lies around the engine. Three it does not, and they are
-fitted by simulating the same keys: the length of an answer, so that as many requests find it finished in the cache; how much slower a step
-is beside a service, so that as many answers are cut at the budget; and how much of an answer has to be there to show anything, so that as
-many are painted. Latencies and the engine's use are not fitted: they can be compared.
+fitted by simulating the same keys: how much slower a step is beside a service, so that the first token takes as long (the stage
+`first_token` of the answers that began a decode); the length of an answer, so that as many requests find one finished in the cache; and how
+much of an answer has to be there to show anything, so that as many are painted. Latencies, what is cut at the budget and the engine's use
+are not fitted: they can be compared.
 """
 
 from __future__ import annotations
@@ -104,9 +105,11 @@ class Run:
             if record.outcome is not Ending.SUPERSEDED or record.latency_s > ON_TIME_S
         ]
         percentiles = {f"p{percent}_ms": float(np.percentile(eligible, percent, method="higher")) * 1e3 for percent in (50, 90, 99)}
+        first = [record.stages_ms.get("first_token", 0.0) for record in self.records if record.detail == "engine"]
         return {
             "asked": asked,
             **percentiles,
+            "first_token_ms": float(np.mean(first or [0.0])),
             "slow_share": float(np.mean(np.array(eligible) > ON_TIME_S)),
             "hit_share": sum(map(self.is_hit, self.records)) / asked,
             "cut_share": sum(record.stages_ms.get("total", 0.0) >= BUDGET_S * 1e3 - 2 for record in self.records) / asked,
@@ -137,8 +140,8 @@ def calibrate(engine: Engine, workload: Workload, run: Run) -> tuple[Engine, Wor
 
     scale, tokens = 1.0, workload.answer_tokens
     for _ in range(_ROUNDS):
+        scale = _solve(lambda value, tokens=tokens: at("first_token_ms", tokens, value), seen["first_token_ms"], _SCALES)  # type: ignore[misc]
         tokens = _solve(lambda value, scale=scale: -at("hit_share", value, scale), -seen["hit_share"], _ANSWER_TOKENS)  # type: ignore[misc]
-        scale = _solve(lambda value, tokens=tokens: at("cut_share", tokens, value), seen["cut_share"], _SCALES)  # type: ignore[misc]
     least = min(range(1, 7), key=lambda value: abs(at("painted_share", tokens, scale, value) - seen["painted_share"]))
     return with_scale(scale), dataclasses.replace(known, answer_tokens=tokens, least_tokens=float(least))
 

@@ -26,6 +26,8 @@ class Tally:
     """Of the eligible requests; a refused one has none that is finite."""
     queued_s: list[float] = field(default_factory=list)
     """From asking to the first place at the engine, of those that began anew."""
+    first_s: list[float] = field(default_factory=list)
+    """From asking to the first token, or to the answer if that came before, of the same."""
 
     def outcome(self, duration_s: float, busy_s: float, batch: float) -> Outcome:
         """The figures of a run of so long, in which the engine computed for so long, so many answers in a step."""
@@ -39,6 +41,7 @@ class Tally:
             p90_ms=_percentile(latencies, 90),
             p99_ms=_percentile(latencies, 99),
             queue_p99_ms=_percentile(np.array(self.queued_s or [0.0]), 99),
+            first_token_ms=float(np.mean(self.first_s or [0.0])) * 1e3,
             slow_share=float(np.mean(latencies > ON_TIME_S)),
             hit_share=self.hits / asked,
             cut_share=self.cut / asked,
@@ -62,6 +65,8 @@ class Outcome:
     p99_ms: float
     """Infinite if more than a hundredth is refused."""
     queue_p99_ms: float
+    first_token_ms: float
+    """Mean of the answers that began a decode; one that was cut before its first token counts with its own time."""
     slow_share: float
     hit_share: float
     """Answered by the cache."""

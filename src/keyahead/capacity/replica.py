@@ -44,6 +44,8 @@ class Job:
     """Its next call reaches the engine."""
     started_s: float | None = None
     """When it got its place."""
+    first_s: float | None = None
+    """When its first token came."""
 
     @property
     def done(self) -> bool:
@@ -125,6 +127,7 @@ class Replica:
             job.to_read -= size
             if job.total and job.to_read <= 0:
                 job.given += self._given()
+                job.first_s = now_s if job.first_s is None else job.first_s
                 job.ready_s = now_s + self.engine.call_s * self.engine.calls
             if job.done:
                 self._leave(job, now_s)

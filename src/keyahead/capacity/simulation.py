@@ -25,6 +25,8 @@ EARLY_S = 0.1
 """As in `service/pipeline.py`."""
 SHORTENED_TOKENS = 12
 """Decoded at most from a shortened prompt (`service/generations.py`)."""
+HEALED_TOKENS = 1
+"""The first token of a decode is the one that healing took back, and shows hardly anything new (docs/adr/0007)."""
 TOKENS_PER_KEY = 1 / 3.6
 """Characters a token: 3.6 in the suggestions of `data/typing.json`."""
 
@@ -183,7 +185,7 @@ class Simulation:
         """Answers a request if it is time to."""
         if not request.open:
             return
-        there, waited_s = request.job.given - request.behind, self._now_s - request.asked_s
+        there, waited_s = request.job.given - HEALED_TOKENS - request.behind, self._now_s - request.asked_s
         spent = waited_s >= BUDGET_S - 1e-9
         enough = there >= ENOUGH_TOKENS and (request.joined or waited_s >= EARLY_S - 1e-9)
         if request.job.done or enough or spent:
@@ -200,6 +202,7 @@ class Simulation:
         self._tally.painted += shows and request.asked_s + latency_s < person.next_at_s
         if not request.joined:
             self._tally.queued_s.append((request.job.started_s or self._now_s) - request.asked_s)
+            self._tally.first_s.append((request.job.first_s or self._now_s) - request.asked_s)
 
     def _close(self, request: _Request) -> None:
         request.open = request.job.wanted = False

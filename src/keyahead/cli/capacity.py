@@ -94,7 +94,7 @@ def _engine(gpu: Hardware, model: str | None, precision: Precision | None) -> En
 
 def _calibrated(engine: Engine, workload: Workload, path: Path) -> tuple[Engine, Workload]:
     try:
-        return calibrate(engine, workload, Run.of(json.loads(path.read_text())))
+        return calibrate(engine, workload, Run.of(json.loads(path.read_text().splitlines()[-1])))
     except OSError as error:
         raise UsageError(f"--calibrate {path} cannot be read ({error.strerror}): name a result of 'keyahead loadtest --output'.") from None
     except ValueError:
