@@ -33,5 +33,6 @@ def engine(step_s: float = 0.01, **changes: Any) -> Engine:
         given=1.0,
         computed=1.0,
         warm_prompts=1000.0,
+        kv_store_bytes=1e6,
     )
     return dataclasses.replace(plain, **changes)

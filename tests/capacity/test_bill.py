@@ -19,7 +19,7 @@ OUTCOME = sizing.trial(engine(), WORKLOAD, 4, requests=800)
 
 def whole(developers: int, headroom: float = 1 / 3) -> Bill:
     """For so many, a tenth of whom type."""
-    return bill(Demand(developers, developers / 10, headroom), 30, OUTCOME, 0.75, data.parts(), PRICES)
+    return bill(Demand(developers, developers / 10, headroom), engine(), 30, OUTCOME, 0.75, data.parts(), PRICES)
 
 
 @given(st.integers(1, 2_000_000), st.integers(0, 1_000_000))
@@ -55,6 +55,7 @@ def test_the_figures_of_a_bill() -> None:
     assert found.requests_per_s == pytest.approx(225)
     stored_per_s = 225 * OUTCOME.completions_per_s / OUTCOME.asked_per_s
     assert found.redis_bytes == pytest.approx(stored_per_s * data.parts().redis_ttl_s * data.parts().redis_bytes_per_completion)
+    assert found.redis_kv_bytes == 16e6
     assert found.services == max(2, math.ceil(225 * data.parts().cpu_s_per_request / 0.6))
     assert found.cost == found.engines_cost + found.services_cost + found.redis_cost == found.to_json()["cost"]
 

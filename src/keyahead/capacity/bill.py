@@ -9,6 +9,7 @@ from typing import Any
 
 from keyahead.capacity.data import Parts, Prices
 from keyahead.capacity.outcome import Outcome
+from keyahead.capacity.workload import Engine
 from keyahead.loadtest.cost import HOURS_PER_MONTH
 
 LOOP_SHARE = 0.6
@@ -52,6 +53,9 @@ class Bill:
     """If every developer's editor is connected."""
     envoys: int
     redis_bytes: float
+    """Completions."""
+    redis_kv_bytes: float
+    """KV of cold prompts, if it is kept there, which only a single server can."""
     redis_commands_per_s: float
     redis_shards: int
     network_unary_bytes_per_s: float
@@ -77,11 +81,12 @@ def engines(active: float, carried: int, headroom: float) -> int:
     return max(1, math.ceil(active / (carried * (1 - headroom)) - 1e-9))
 
 
-def bill(demand: Demand, carried: int, outcome: Outcome, per_typist_s: float, parts: Parts, prices: Prices) -> Bill:
+def bill(demand: Demand, engine: Engine, carried: int, outcome: Outcome, per_typist_s: float, parts: Parts, prices: Prices) -> Bill:
     """The whole, from one replica.
 
     Args:
         demand: by how many.
+        engine: of which there are to be replicas.
         carried: typists that one replica of the engine carries.
         outcome: of one replica at the planned load.
         per_typist_s: requests of a typist and second.
@@ -94,6 +99,7 @@ def bill(demand: Demand, carried: int, outcome: Outcome, per_typist_s: float, pa
     completions = requests * outcome.completions_per_s / outcome.asked_per_s
     services = max(2, math.ceil(requests * parts.cpu_s_per_request / LOOP_SHARE))
     redis_bytes = completions * parts.redis_ttl_s * parts.redis_bytes_per_completion
+    kv_bytes = (needed + 1) * engine.kv_store_bytes
     commands = requests * (1 - outcome.hit_share) * LOOKUP_COMMANDS + completions * WRITE_COMMANDS
     return Bill(
         requests_per_s=requests,
@@ -103,11 +109,12 @@ def bill(demand: Demand, carried: int, outcome: Outcome, per_typist_s: float, pa
         sessions_per_service=math.ceil(demand.developers / services),
         envoys=max(1, math.ceil(demand.developers / ENVOY_CONNECTIONS)),
         redis_bytes=redis_bytes,
+        redis_kv_bytes=kv_bytes,
         redis_commands_per_s=commands,
         redis_shards=max(1, math.ceil(max(redis_bytes / SHARD_BYTES, commands / SHARD_COMMANDS_PER_S))),
         network_unary_bytes_per_s=requests * (parts.document_bytes + parts.answer_bytes),
         network_session_bytes_per_s=requests * (parts.edit_bytes + parts.answer_bytes),
         engines_cost=(needed + 1) * prices.engine_hour.price * HOURS_PER_MONTH,
         services_cost=services * SERVICE_CORES * prices.core_hour.price * HOURS_PER_MONTH,
-        redis_cost=redis_bytes / 1e9 * prices.redis_gb_hour.price * HOURS_PER_MONTH,
+        redis_cost=(redis_bytes + kv_bytes) / 1e9 * prices.redis_gb_hour.price * HOURS_PER_MONTH,
     )

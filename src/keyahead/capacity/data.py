@@ -88,6 +88,7 @@ def cpu_engine() -> Engine:
         given=engine["given"],
         computed=engine["computed"],
         warm_prompts=_CPU_KV_TOKENS / data["workload"]["prompt_tokens"],
+        kv_store_bytes=128e6,  # kv_store_mb
     )
 
 
@@ -109,6 +110,7 @@ def gpu_engine(model: str, gpu: str, precision: Precision | None) -> Engine:
         given=1.0,
         computed=1.0,
         warm_prompts=proposal.memory.kv_tokens / data["workload"]["prompt_tokens"],
+        kv_store_bytes=0.0,
     )
 
 

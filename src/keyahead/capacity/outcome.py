@@ -48,7 +48,7 @@ class Tally:
             painted_share=self.painted / asked,
             refused_share=self.refused / asked,
             superseded_share=self.superseded / asked,
-            busy_share=busy_s / duration_s,
+            busy_share=min(1.0, busy_s / duration_s),  # the last step may end after the run
             batch=batch,
         )
 

@@ -80,9 +80,9 @@ class Simulation:
                 self._at(keys[0].at_s, lambda person=person: self._hit_key(person))  # type: ignore[misc]
 
     def run(self, duration_s: float) -> Outcome:
-        """Until the last key and what it asked for."""
+        """Until the last request is answered; what is still being decoded for the cache is left."""
         busy_s = 0.0
-        while self._events:
+        while self._events and self._events[0][0] <= duration_s + BUDGET_S:
             at_s, _, act = heapq.heappop(self._events)
             if self._now_s < self._warm_up_s <= at_s:
                 busy_s = -self._replica.busy_s

@@ -93,5 +93,5 @@ def study(demand: Demand, engine: Engine, workload: Workload, prices: Prices, se
     needed = bills.engines(demand.active, carried.typists, demand.headroom)
     show("the planned load")
     planned = sizing.trial(engine, workload, max(1, math.ceil(demand.active / needed)), seed, _REQUESTS)
-    whole = bills.bill(demand, carried.typists, planned, 1 / mean_interval_s(), data.parts(), prices)
+    whole = bills.bill(demand, engine, carried.typists, planned, 1 / mean_interval_s(), data.parts(), prices)
     return Study(demand, engine, workload, carried, planned, whole, prices)

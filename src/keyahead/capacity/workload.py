@@ -62,6 +62,8 @@ class Engine:
     """Tokens that a step computes for it, drafts included."""
     warm_prompts: float
     """Prompts whose KV it keeps."""
+    kv_store_bytes: float
+    """KV that it keeps in Redis besides, at most."""
 
     @property
     def readable_tokens(self) -> int:

@@ -117,7 +117,8 @@ def _show(found: Study, output: Output) -> None:
         "services": f"{bill.services:,}, {bill.sessions_per_service:,} sessions each if all editors are connected"
         + (f" (raise KEYAHEAD_MAX_SESSIONS from {SERVICE_SESSIONS})" if bill.sessions_per_service > SERVICE_SESSIONS else ""),
         "Envoy": f"{bill.envoys:,}",
-        "Redis": f"{bill.redis_bytes / 1e9:.2f} GB, {bill.redis_commands_per_s:,.0f} commands/s: {bill.redis_shards:,} shards",
+        "Redis": f"{bill.redis_bytes / 1e9:.2f} GB, with KV {(bill.redis_bytes + bill.redis_kv_bytes) / 1e9:.2f}; "
+        f"{bill.redis_commands_per_s:,.0f} commands/s: {bill.redis_shards:,} server(s)",
         "network": f"{bill.network_unary_bytes_per_s * 8 / 1e6:,.1f} Mbit/s with whole documents, "
         f"{bill.network_session_bytes_per_s * 8 / 1e6:,.1f} with sessions",
         "cost": f"{bill.cost:,.0f} $ a month: engines {bill.engines_cost:,.0f}, services {bill.services_cost:,.0f}, "
