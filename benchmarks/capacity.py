@@ -36,7 +36,18 @@ PARTS = {"few": (3, 120), "many": (9, 80)}
 """Typists and seconds: the first is calibrated with, the second predicted."""
 WARM_S = 5.0
 """A stack's first seconds are not measured."""
-FIGURES = ("p50_ms", "p90_ms", "p99_ms", "first_token_ms", "slow_share", "hit_share", "cut_share", "painted_share", "superseded_share", "busy_share")
+FIGURES = (
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "first_token_ms",
+    "slow_share",
+    "hit_share",
+    "cut_share",
+    "painted_share",
+    "superseded_share",
+    "busy_share",
+)
 ENGINE = "keyahead_engine_"
 
 
@@ -103,8 +114,7 @@ def compare(steps: dict[str, Any], few: dict[str, Any], many: dict[str, Any]) ->
     engine = dataclasses.replace(data.cpu_engine(), steps=measured, given=known["given"], computed=known["computed"], calls=known["calls"])
     engine, workload = calibrate(engine, data.workload(), Run.of(few["result"]))
     found: dict[str, Any] = {"engine": known, "steps": steps, "workload": dataclasses.asdict(workload)}
-    assert isinstance(engine.steps, MeasuredSteps)
-    found["scale"] = engine.steps.scale
+    found["slowdown"] = engine.slowdown
     for name, part in (("few", few), ("many", many)):
         run = Run.of(part["result"])
         seen = {**run.figures(), "busy_share": busy_share(part)}

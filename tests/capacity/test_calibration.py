@@ -92,7 +92,7 @@ def test_a_fit_finds_what_behaves_alike() -> None:
     """An engine three times slower than its steps, and answers of another length, are found: first tokens, hits and what is painted
     agree, and so does what was not fitted.
     """
-    real = engine(steps=dataclasses.replace(STEPS, scale=3.0))
+    real = engine(steps=STEPS, slowdown=3.0)
     spoken = dataclasses.replace(WORKLOAD, answer_tokens=16.0, least_tokens=4.0)
     people = draw(3, 150.0, WORKLOAD.places_per_request, 7)
     seen = predict(real, spoken, people, 150.0)

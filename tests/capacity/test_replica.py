@@ -41,6 +41,13 @@ def test_an_answer_takes_a_step_for_each_token() -> None:
     assert run(served, job) == pytest.approx(0.04)
 
 
+def test_what_else_runs_slows_every_step() -> None:
+    """Twice as long with a slowdown of 2."""
+    served, job = replica(engine(slowdown=2.0)), answer(total=4)
+    served.offer(job)
+    assert run(served, job) == pytest.approx(0.08)
+
+
 def test_accepted_drafts_save_steps() -> None:
     """With two tokens a step, four take two; with one and a half, on average so many."""
     served, job = replica(engine(given=2.0)), answer(total=4)

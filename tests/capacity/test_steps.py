@@ -27,12 +27,6 @@ def test_a_measured_step_takes_what_was_measured() -> None:
     assert MEASURED(0.5, 1) == pytest.approx(0.03)
 
 
-def test_the_scale_stretches_every_step() -> None:
-    """A step beside other work takes so many times as long."""
-    beside = MeasuredSteps(MEASURED.tokens, MEASURED.seconds, scale=2.0)
-    assert [beside(tokens, 1) for tokens in (1, 5, 100)] == pytest.approx([2 * MEASURED(tokens, 1) for tokens in (1, 5, 100)])
-
-
 @pytest.mark.parametrize("pair", PAIRS)
 def test_one_decoded_token_takes_what_the_plan_says(pair: tuple[str, str, Precision]) -> None:
     """A step of one sequence is the roofline's decode step, and one of a whole prompt its prefill, but for the prompt's attention."""

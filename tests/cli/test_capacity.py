@@ -88,9 +88,9 @@ def test_a_result_that_cannot_be_calibrated_with(tmp_path: Path) -> None:
     """No JSON, and a run without hits: each is said with the file's name and the cure."""
     file = tmp_path / "result.json"
     file.write_text("text")
-    assert "no JSON" in run("--developers", "100", "--calibrate", str(file)).stderr
+    assert "no JSON" in run("--developers", "100", "--gpu", "cpu", "--calibrate", str(file)).stderr
     file.write_text(json.dumps(whole(result([50.0] * 100))))
-    done = run("--developers", "100", "--calibrate", str(file))
+    done = run("--developers", "100", "--gpu", "cpu", "--calibrate", str(file))
     assert done.exit_code == 2
     assert "--duration" in done.stderr
     assert str(file) in done.stderr.replace("\n", "")

@@ -19,7 +19,6 @@ import numpy as np
 
 from keyahead.capacity.outcome import Outcome
 from keyahead.capacity.simulation import simulate
-from keyahead.capacity.steps import MeasuredSteps
 from keyahead.capacity.typists import Key, Typist
 from keyahead.capacity.workload import BUDGET_S, ON_TIME_S, Engine, Workload
 from keyahead.loadtest import columns
@@ -29,7 +28,7 @@ from keyahead.loadtest.judge import Record
 SEEDS = range(4)
 """Runs that a fit averages, so that it does not follow one run's chance."""
 _ROUNDS, _HALVINGS = 2, 6
-_ANSWER_TOKENS, _SCALES = (4.0, 48.0), (0.5, 4.0)
+_ANSWER_TOKENS, _SLOWDOWNS = (4.0, 48.0), (0.5, 4.0)
 _AROUND_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _LEAST_HITS = 20
 _CACHED = frozenset({"memory", "redis"})
@@ -124,32 +123,46 @@ def predict(engine: Engine, workload: Workload, typists: Sequence[Typist], durat
     return {field.name: float(np.mean([outcome[field.name] for outcome in outcomes])) for field in dataclasses.fields(Outcome)}
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """What is tried."""
+
+    engine: Engine
+    workload: Workload
+    run: Run
+
+    def with_slowdown(self, slowdown: float) -> _Fit:
+        """Slower steps."""
+        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, slowdown=slowdown))
+
+    def with_answers(self, tokens: float) -> _Fit:
+        """Longer answers."""
+        return dataclasses.replace(self, workload=dataclasses.replace(self.workload, answer_tokens=tokens))
+
+    def with_least(self, tokens: float) -> _Fit:
+        """More needed to show anything."""
+        return dataclasses.replace(self, workload=dataclasses.replace(self.workload, least_tokens=tokens))
+
+    def figure(self, name: str) -> float:
+        """What the simulation gives."""
+        return predict(self.engine, self.workload, self.run.typists, self.run.duration_s)[name]
+
+
 def calibrate(engine: Engine, workload: Workload, run: Run) -> tuple[Engine, Workload]:
-    """Both, as the run shows them; only an engine with measured steps can be fitted."""
-    if not isinstance(engine.steps, MeasuredSteps):
-        return engine, dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s)
-    seen, typists, steps = run.figures(), run.typists, engine.steps
-    known = dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s)
-
-    def with_scale(scale: float) -> Engine:
-        return dataclasses.replace(engine, steps=dataclasses.replace(steps, scale=scale))
-
-    def at(name: str, tokens: float, scale: float, least: float = 1.0) -> float:
-        trial = dataclasses.replace(known, answer_tokens=tokens, least_tokens=least)
-        return predict(with_scale(scale), trial, typists, run.duration_s)[name]
-
-    scale, tokens = 1.0, workload.answer_tokens
+    """Both, as the run shows them. The engine is the one that the run was made with, so far with steps alone on their machine."""
+    seen = run.figures()
+    fit = _Fit(engine, dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s), run)
     for _ in range(_ROUNDS):
-        scale = _solve(lambda value, tokens=tokens: at("first_token_ms", tokens, value), seen["first_token_ms"], _SCALES)  # type: ignore[misc]
-        tokens = _solve(lambda value, scale=scale: -at("hit_share", value, scale), -seen["hit_share"], _ANSWER_TOKENS)  # type: ignore[misc]
-    least = min(range(1, 7), key=lambda value: abs(at("painted_share", tokens, scale, value) - seen["painted_share"]))
-    return with_scale(scale), dataclasses.replace(known, answer_tokens=tokens, least_tokens=float(least))
+        fit = _solved(fit.with_slowdown, _SLOWDOWNS, lambda trial: trial.figure("first_token_ms") < seen["first_token_ms"])
+        fit = _solved(fit.with_answers, _ANSWER_TOKENS, lambda trial: trial.figure("hit_share") > seen["hit_share"])
+    least = min(map(fit.with_least, range(1, 7)), key=lambda trial: abs(trial.figure("painted_share") - seen["painted_share"]))
+    return least.engine, least.workload
 
 
-def _solve(function: Callable[[float], float], wanted: float, between: tuple[float, float]) -> float:
-    """Where a function that grows, but for some noise, comes to a value; the nearer end if it does not."""
+def _solved(made: Callable[[float], _Fit], between: tuple[float, float], too_low: Callable[[_Fit], bool]) -> _Fit:
+    """Halves the way to where a value stops being too low; the nearer end if it never does."""
     low, high = between
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if function(middle) < wanted else (low, middle)
-    return (low + high) / 2
+        low, high = (middle, high) if too_low(made(middle)) else (low, middle)
+    return made((low + high) / 2)

@@ -79,7 +79,7 @@ def cpu_engine() -> Engine:
     steps, engine = data["steps"], data["engine"]
     return Engine(
         name=f"CPU engine, {CPU_CORES} cores",
-        steps=MeasuredSteps(tuple(steps["tokens"]), tuple(each / 1e3 for each in steps["milliseconds"]), steps["scale"]),
+        steps=MeasuredSteps(tuple(steps["tokens"]), tuple(each / 1e3 for each in steps["milliseconds"])),
         places=int(_CPU_PLACES * _ALONE),
         chunk=_CPU_CHUNK,
         patience=_CPU_PATIENCE,
@@ -89,6 +89,7 @@ def cpu_engine() -> Engine:
         computed=engine["computed"],
         warm_prompts=_CPU_KV_TOKENS / data["workload"]["prompt_tokens"],
         kv_store_bytes=128e6,  # kv_store_mb
+        slowdown=engine["slowdown"],
     )
 
 

@@ -116,7 +116,7 @@ class Replica:
         self._steps, self._shared = self._steps + bool(answers), self._shared + answers
         tokens = sum(size or self.engine.computed for _, size in chosen)
         self._step = chosen
-        step_s = self.engine.steps(tokens, len(chosen))
+        step_s = self.engine.step_s(tokens, len(chosen))
         self.busy_s += step_s
         return now_s + step_s
 

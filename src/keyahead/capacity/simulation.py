@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from keyahead.capacity.outcome import Outcome, Tally
 from keyahead.capacity.replica import Job, Kind, Replica
@@ -76,8 +77,7 @@ class Simulation:
         self._people: dict[Job, _Person] = {}
         for keys in typists:
             if keys:
-                person = _Person(keys)
-                self._at(keys[0].at_s, lambda person=person: self._hit_key(person))  # type: ignore[misc]
+                self._at(keys[0].at_s, partial(self._hit_key, _Person(keys)))
 
     def run(self, duration_s: float) -> Outcome:
         """Until the last request is answered; what is still being decoded for the cache is left."""
@@ -102,7 +102,7 @@ class Simulation:
         key = person.keys[person.next]
         person.next += 1
         if person.next < len(person.keys):
-            self._at(person.next_at_s, lambda: self._hit_key(person))
+            self._at(person.next_at_s, partial(self._hit_key, person))
         self._tally.asked += self._counts
         self._supersede(person)
         person.typed += 1
@@ -167,19 +167,18 @@ class Simulation:
         return Job(Kind.ANSWER, self._now_s, to_read, min(total, SHORTENED_TOKENS))
 
     def _answer_tokens(self) -> int:
-        """Geometric, at least 1."""
+        """Those of a decode: the healed one, and at least one more."""
         mean = max(1.0, self._workload.answer_tokens)
-        if mean == 1:
-            return 1
-        return 1 + int(math.log(1 - self._rng.random()) / math.log(1 - 1 / mean))
+        more = int(math.log(1 - self._rng.random()) / math.log(1 - 1 / mean)) if mean > 1 else 0
+        return HEALED_TOKENS + 1 + more
 
     def _wait_for(self, person: _Person, job: Job, *, joined: bool) -> None:
         request = _Request(self._now_s, job, joined, person.typed * TOKENS_PER_KEY if joined else 0.0)
         person.request, job.wanted = request, True
         self._look(person, request)
         if request.open:
-            self._at(self._now_s + EARLY_S, lambda: self._look(person, request))
-            self._at(self._now_s + BUDGET_S, lambda: self._look(person, request))
+            self._at(self._now_s + EARLY_S, partial(self._look, person, request))
+            self._at(self._now_s + BUDGET_S, partial(self._look, person, request))
 
     def _look(self, person: _Person, request: _Request) -> None:
         """Answers a request if it is time to."""

@@ -25,14 +25,12 @@ class MeasuredSteps:
 
     tokens: tuple[float, ...]
     seconds: tuple[float, ...]
-    scale: float = 1.0
-    """How much slower a step is beside what else runs on the machine: a service, a Redis, and the load's generator."""
 
     def __call__(self, tokens: float, sequences: int) -> float:  # noqa: ARG002 - of a protocol
         """See StepTime."""
         after = min(max(1, bisect_left(self.tokens, tokens)), len(self.tokens) - 1)
         low, high, below, above = self.tokens[after - 1], self.tokens[after], self.seconds[after - 1], self.seconds[after]
-        return self.scale * (below + (above - below) * (max(tokens, self.tokens[0]) - low) / (high - low))
+        return below + (above - below) * (max(tokens, self.tokens[0]) - low) / (high - low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Workload:
     warm_tokens: int
     """Of any other prompt, those behind what the engine has read."""
     answer_tokens: float
-    """Mean of an answer, decoded whole. Their number is taken to be geometric: an answer may end with each token alike."""
+    """Mean of an answer, decoded whole, without the healed one. Their number is taken to be geometric: it may end with each token alike."""
     least_tokens: float
     """An answer that is cut with fewer has nothing to show, once it is cut back to a whole word."""
     around_s: Quantiles
@@ -64,9 +64,15 @@ class Engine:
     """Prompts whose KV it keeps."""
     kv_store_bytes: float
     """KV that it keeps in Redis besides, at most."""
+    slowdown: float = 1.0
+    """How many times as long a step takes beside what else runs on the machine: a service, a Redis, the load's generator."""
+
+    def step_s(self, tokens: float, sequences: int) -> float:
+        """Seconds of a step in use."""
+        return self.slowdown * self.steps(tokens, sequences)
 
     @property
     def readable_tokens(self) -> int:
         """Of a prompt, what is read in its part of the budget."""
         size = min(self.chunk, 64)
-        return int(READING_PART * BUDGET_S / (self.steps(size, 1) / size))
+        return int(READING_PART * BUDGET_S / (self.step_s(size, 1) / size))

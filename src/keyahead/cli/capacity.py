@@ -44,7 +44,8 @@ def capacity(
     ] = None,
     headroom: Annotated[float, typer.Option(help="Part of what a replica carries that is left free, 0 to 0.9.")] = HEADROOM,
     calibration: Annotated[
-        Path | None, typer.Option("--calibrate", help="A result of 'keyahead loadtest --output', to take typists and CPU engine from.")
+        Path | None,
+        typer.Option("--calibrate", help="A result of 'keyahead loadtest --output' with the CPU engine, to fit it and the typists to."),
     ] = None,
     price_engine_hour: Annotated[float | None, typer.Option(min=0, help="Of one replica of the engine, in dollars.")] = None,
     price_core_hour: Annotated[float | None, typer.Option(min=0, help="Of one core, in dollars.")] = None,
@@ -63,7 +64,8 @@ def capacity(
     with output.console.status("simulating") as status:
         if calibration is not None:
             status.update("calibrating")
-            engine, workload = _calibrated(engine, workload, calibration)
+            fitted, workload = _calibrated(workload, calibration)
+            engine = fitted if gpu is Hardware.CPU else engine
         if hit_share is not None:
             _require("--hit-share", hit_share, least=0, most=1)
             workload = workload.with_hits(hit_share)
@@ -92,9 +94,10 @@ def _engine(gpu: Hardware, model: str | None, precision: Precision | None) -> En
     return data.cpu_engine()
 
 
-def _calibrated(engine: Engine, workload: Workload, path: Path) -> tuple[Engine, Workload]:
+def _calibrated(workload: Workload, path: Path) -> tuple[Engine, Workload]:
+    """The CPU engine, which the load test has asked, and the typists."""
     try:
-        return calibrate(engine, workload, Run.of(json.loads(path.read_text().splitlines()[-1])))
+        return calibrate(data.cpu_engine(), workload, Run.of(json.loads(path.read_text().splitlines()[-1])))
     except OSError as error:
         raise UsageError(f"--calibrate {path} cannot be read ({error.strerror}): name a result of 'keyahead loadtest --output'.") from None
     except ValueError:
