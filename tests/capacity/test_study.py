@@ -33,5 +33,5 @@ def test_the_planned_load_is_within_what_is_carried() -> None:
 def test_an_engine_that_carries_nobody_is_named_with_the_cure() -> None:
     """Everything takes 300 ms before the engine is even asked."""
     late = dataclasses.replace(WORKLOAD, around_s=((0.5, 0.3), (0.99, 0.3)))
-    with pytest.raises(study.NotCarried, match="an engine keeps the promise for nobody .* choose a smaller --model"):
+    with pytest.raises(study.NotCarried, match=r"an engine keeps the promise for nobody .* choose a smaller --model"):
         study.study(DEMAND, engine(), late, data.prices("l4"))
