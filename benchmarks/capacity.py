@@ -24,7 +24,7 @@ from rich.table import Table
 from running import KEYAHEAD, Stack, counters, running_stack
 
 from keyahead.capacity import data
-from keyahead.capacity.calibration import Run, calibrate, predict
+from keyahead.capacity.calibration import BEGIN_S, Run, calibrate, predict
 from keyahead.capacity.steps import MeasuredSteps
 from keyahead.engine.cpu.runner import timed
 
@@ -94,27 +94,40 @@ def engine_figures(grown: dict[str, float]) -> dict[str, float]:
     output, accepted, drafted = (total(f'{kind}{name}"') for name in ("output", "accepted_draft", "draft"))
     steps = output - accepted  # A step gives an answer one token of the model's own, and the drafts accepted before it.
     return {
-        "given": output / steps,
+        "step_ms": 1e3 * grown["engine_cpu_s"] / data.CPU_CORES / total(ENGINE + "steps_total"),
+        "step_tokens": total(ENGINE + "class_tokens_total") / total(ENGINE + "steps_total"),
         "computed": 1 + drafted / steps,
         "calls": min(1.0, total(ENGINE + "finished_total") / steps),
-        "cpu_ms_per_request": 1e3 * grown["process_cpu_seconds_total"] / total("keyahead_request_seconds_count"),
     }
+
+
+def service_ms(few: dict[str, Any], many: dict[str, Any]) -> float:
+    """Processor time of the service a request: the line through both runs, whose other end is what it takes without any."""
+    rows = []
+    for part in (few, many):
+        grown, seconds = part["grown"], float(part["result"]["systems"][0]["config"]["duration_s"])
+        calls = sum(value for key, value in grown.items() if key.startswith("keyahead_request_seconds_count"))
+        rows.append((grown["process_cpu_seconds_total"], seconds, calls))
+    (cpu, time_s, calls), (more_cpu, more_time_s, more_calls) = rows
+    return 1e3 * (more_cpu * time_s - cpu * more_time_s) / (more_calls * time_s - calls * more_time_s)
 
 
 def busy_share(part: dict[str, Any]) -> float:
     """Of the run, the time for which the engine's process kept all cores that it has."""
     run = Run.of(part["result"])
-    return float(part["grown"]["engine_cpu_s"] / (run.duration_s * data.CPU_CORES))
+    return float(part["grown"]["engine_cpu_s"] / ((run.duration_s + BEGIN_S) * data.CPU_CORES))
 
 
 def compare(steps: dict[str, Any], few: dict[str, Any], many: dict[str, Any]) -> dict[str, Any]:
     """What was measured and what the model says, for both sizes; with what the calibration found."""
     known = engine_figures(few["grown"])
     measured = MeasuredSteps(tuple(steps["tokens"]), tuple(each / 1e3 for each in steps["milliseconds"]))
-    engine = dataclasses.replace(data.cpu_engine(), steps=measured, given=known["given"], computed=known["computed"], calls=known["calls"])
+    engine = dataclasses.replace(data.cpu_engine(), steps=measured, computed=known["computed"], calls=known["calls"])
+    engine = dataclasses.replace(engine, slowdown=known["step_ms"] / 1e3 / measured(known["step_tokens"], 1))
     engine, workload = calibrate(engine, data.workload(), Run.of(few["result"]))
     found: dict[str, Any] = {"engine": known, "steps": steps, "workload": dataclasses.asdict(workload)}
-    found["slowdown"] = engine.slowdown
+    found["cpu_ms_per_request"] = service_ms(few, many)
+    found["fitted"] = {name: getattr(engine, name) for name in ("slowdown", "vain", "given", "computed", "calls")}
     for name, part in (("few", few), ("many", many)):
         run = Run.of(part["result"])
         seen = {**run.figures(), "busy_share": busy_share(part)}

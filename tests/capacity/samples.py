@@ -30,6 +30,7 @@ def engine(step_s: float = 0.01, **changes: Any) -> Engine:
         patience=4,
         call_s=0.0,
         calls=0.0,
+        vain=0.0,
         given=1.0,
         computed=1.0,
         warm_prompts=1000.0,

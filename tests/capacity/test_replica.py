@@ -48,6 +48,14 @@ def test_what_else_runs_slows_every_step() -> None:
     assert run(served, job) == pytest.approx(0.08)
 
 
+def test_steps_in_vain_give_nothing() -> None:
+    """Two of them put everything off by two steps."""
+    served, job = replica(engine()), Job(Kind.ANSWER, 0.0, 1, 3, vain=2)
+    served.offer(job)
+    assert run(served, job) == pytest.approx(0.05)
+    assert job.first_s == pytest.approx(0.03)
+
+
 def test_accepted_drafts_save_steps() -> None:
     """With two tokens a step, four take two; with one and a half, on average so many."""
     served, job = replica(engine(given=2.0)), answer(total=4)

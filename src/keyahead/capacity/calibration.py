@@ -1,10 +1,10 @@
 """From a load test's result to a workload and an engine that behave as the real ones did.
 
-Two things a result shows directly: how many requests began a decode anew, and what lies around the engine. Three it does not, and they are
-fitted by simulating the same keys: how much slower a step is beside a service, so that the first token takes as long (the stage
-`first_token` of the answers that began a decode); the length of an answer, so that as many requests find one finished in the cache; and how
-much of an answer has to be there to show anything, so that as many are painted. Latencies, what is cut at the budget and the engine's use
-are not fitted: they can be compared.
+Two things a result shows directly: how many requests began a decode anew, and what lies around the engine. Four it does not, and they are
+fitted by simulating the same keys. Steps in vain before the first token: so that it takes as long (the stage `first_token` of the answers
+that began a decode). Tokens that a later step gives: so that as many answers are cut at the budget. The length of an answer: so that as many
+requests find one finished in the cache. How much of one must be there to show anything: so that as many are painted. Latencies and the
+engine's use are not fitted: they can be compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from keyahead.loadtest.judge import Record
 SEEDS = range(4)
 """Runs that a fit averages, so that it does not follow one run's chance."""
 _ROUNDS, _HALVINGS = 2, 6
-_ANSWER_TOKENS, _SLOWDOWNS = (4.0, 48.0), (0.5, 4.0)
+_ANSWER_TOKENS, _VAIN, _GIVEN = (2.0, 40.0), (0.0, 4.0), (1.0, 4.0)
+BEGIN_S = 20.0
+"""A load test begins with everybody at a file that the engine has never read, as no working day does: what was asked before is left out."""
 _AROUND_SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _LEAST_HITS = 20
 _CACHED = frozenset({"memory", "redis"})
@@ -40,7 +42,7 @@ class CalibrationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a load test showed, without the follow-ups."""
+    """What a load test showed from `BEGIN_S` on, without the follow-ups. Moments are seconds from there."""
 
     records: tuple[Record, ...]
     duration_s: float
@@ -51,12 +53,16 @@ class Run:
         try:
             system = result["systems"][0]
             steady, duration_s = system["config"]["shape"] == "steady", float(system["config"]["duration_s"])
-            records = tuple(record for record in columns.to_records(system["records"]) if not record.follow_up)
+            records = tuple(
+                dataclasses.replace(record, at_s=record.at_s - BEGIN_S, sent_s=record.sent_s - BEGIN_S, done_s=record.done_s - BEGIN_S)
+                for record in columns.to_records(system["records"])
+                if not record.follow_up and record.at_s >= BEGIN_S
+            )
         except (LookupError, TypeError, ValueError):
             raise CalibrationError("The file is no result of 'keyahead loadtest --output': name one.") from None
         if not steady:
             raise CalibrationError("The result is not of a steady run: calibrate with one of 'keyahead loadtest --shape steady'.")
-        run = cls(records, duration_s)
+        run = cls(records, duration_s - BEGIN_S)
         if sum(run.is_hit(record) for record in records) < _LEAST_HITS:
             raise CalibrationError(f"The run has fewer than {_LEAST_HITS} cache hits: make it longer with --duration.")
         return run
@@ -68,8 +74,8 @@ class Run:
 
     @property
     def typists(self) -> list[Typist]:
-        """The keys as they were hit. All begin at places that are new to the engine; later jumps are not in a result."""
-        return [tuple(Key(each.at_s, number == 0) for number, each in enumerate(records)) for records in self._by_typist()]
+        """The keys as they were hit. When somebody jumped to a new place is not in a result."""
+        return [tuple(Key(each.at_s, new_place=False) for each in records) for records in self._by_typist()]
 
     def _by_typist(self) -> list[list[Record]]:
         found: defaultdict[int, list[Record]] = defaultdict(list)
@@ -131,9 +137,13 @@ class _Fit:
     workload: Workload
     run: Run
 
-    def with_slowdown(self, slowdown: float) -> _Fit:
-        """Slower steps."""
-        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, slowdown=slowdown))
+    def with_vain(self, steps: float) -> _Fit:
+        """More of them before the first token."""
+        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, vain=steps))
+
+    def with_given(self, tokens: float) -> _Fit:
+        """More of them in a step."""
+        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, given=tokens))
 
     def with_answers(self, tokens: float) -> _Fit:
         """Longer answers."""
@@ -149,11 +159,12 @@ class _Fit:
 
 
 def calibrate(engine: Engine, workload: Workload, run: Run) -> tuple[Engine, Workload]:
-    """Both, as the run shows them. The engine is the one that the run was made with, so far with steps alone on their machine."""
+    """Both, as the run shows them. The engine is the one that the run was made with."""
     seen = run.figures()
     fit = _Fit(engine, dataclasses.replace(workload, new_share=run.new_share, around_s=run.around_s), run)
     for _ in range(_ROUNDS):
-        fit = _solved(fit.with_slowdown, _SLOWDOWNS, lambda trial: trial.figure("first_token_ms") < seen["first_token_ms"])
+        fit = _solved(fit.with_vain, _VAIN, lambda trial: trial.figure("first_token_ms") < seen["first_token_ms"])
+        fit = _solved(fit.with_given, _GIVEN, lambda trial: trial.figure("cut_share") > seen["cut_share"])
         fit = _solved(fit.with_answers, _ANSWER_TOKENS, lambda trial: trial.figure("hit_share") > seen["hit_share"])
     least = min(map(fit.with_least, range(1, 7)), key=lambda trial: abs(trial.figure("painted_share") - seen["painted_share"]))
     return least.engine, least.workload

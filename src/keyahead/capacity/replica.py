@@ -36,6 +36,8 @@ class Job:
     total: int = 0
     """Tokens of the whole answer."""
     given: int = 0
+    vain: int = 0
+    """Steps that are left before one gives anything."""
     wanted: bool = True
     """Whether a request waits for it."""
     gone: bool = False
@@ -55,6 +57,11 @@ class Job:
 
 _Step = list[tuple[Job, int]]
 """Work, with the tokens of its prompt that the step computes."""
+
+
+def whole(mean: float, rng: random.Random) -> int:
+    """A whole number next to a mean, so drawn that it is the mean."""
+    return int(mean) + (rng.random() < mean % 1)
 
 
 class Replica:
@@ -126,8 +133,7 @@ class Replica:
         for job, size in jobs:
             job.to_read -= size
             if job.total and job.to_read <= 0:
-                job.given += self._given()
-                job.first_s = now_s if job.first_s is None else job.first_s
+                self._give(job, now_s)
                 job.ready_s = now_s + self.engine.call_s * self.engine.calls
             if job.done:
                 self._leave(job, now_s)
@@ -137,10 +143,13 @@ class Replica:
         """When the next call of work that is on its way reaches the engine."""
         return min((job.ready_s for job in (*self._running, *self._ahead) if job.ready_s > now_s), default=None)
 
-    def _given(self) -> int:
-        """Tokens of one step, whole ones, the mean of which is the engine's."""
-        whole = int(self.engine.given)
-        return whole + (self._rng.random() < self.engine.given - whole)
+    def _give(self, job: Job, now_s: float) -> None:
+        """What a step gives an answer."""
+        if job.vain:
+            job.vain -= 1
+            return
+        job.given += whole(self.engine.given, self._rng)
+        job.first_s = now_s if job.first_s is None else job.first_s
 
     def _choose(self, now_s: float) -> _Step:
         """Short pieces; a chunk of a long prompt when there are none, or it has waited long enough; else what is ahead of need."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from keyahead.capacity.outcome import Outcome, Tally
-from keyahead.capacity.replica import Job, Kind, Replica
+from keyahead.capacity.replica import Job, Kind, Replica, whole
 from keyahead.capacity.typists import Typist
 from keyahead.capacity.workload import BUDGET_S, ON_TIME_S, Engine, Workload
 from keyahead.loadtest.pace import quantile
@@ -154,17 +154,20 @@ class Simulation:
         """What the decode has to read and to give. A prompt that is too long for the budget is shortened, and read whole behind that."""
         workload, total = self._workload, self._answer_tokens()
         if not person.cold:
-            return Job(Kind.ANSWER, self._now_s, workload.warm_tokens, total)
+            return self._answer(workload.warm_tokens, total)
         if workload.prompt_tokens <= self._engine.readable_tokens:
             person.cold = False
-            return Job(Kind.ANSWER, self._now_s, workload.prompt_tokens, total)
+            return self._answer(workload.prompt_tokens, total)
         first = person.keys[person.next - 1].new_place
         if first:
             behind = Job(Kind.READING, self._now_s, workload.prompt_tokens)
             self._people[behind] = person
             self._replica.offer(behind)
         to_read = self._engine.readable_tokens if first else workload.warm_tokens
-        return Job(Kind.ANSWER, self._now_s, to_read, min(total, SHORTENED_TOKENS))
+        return self._answer(to_read, min(total, SHORTENED_TOKENS))
+
+    def _answer(self, to_read: int, total: int) -> Job:
+        return Job(Kind.ANSWER, self._now_s, to_read, total, vain=whole(self._engine.vain, self._rng))
 
     def _answer_tokens(self) -> int:
         """Those of a decode: the healed one, and at least one more."""

@@ -56,8 +56,10 @@ class Engine:
     """What a call to the engine takes beside its steps."""
     calls: float
     """Of an answer's steps, how many are a call of their own: drafts are verified one by one, plain decoding comes in pieces."""
+    vain: float
+    """Steps of an answer, in the mean, before the first that gives anything: drafts tried for the healed token that did not fit."""
     given: float
-    """Tokens that a step gives an answer, accepted drafts included."""
+    """Tokens that a later step gives an answer, accepted drafts included."""
     computed: float
     """Tokens that a step computes for it, drafts included."""
     warm_prompts: float
