@@ -2,8 +2,8 @@
 
 Two things a result shows directly: how many requests began a decode anew, and what lies around the engine. Four it does not, and they are
 fitted by simulating the same keys. Steps in vain before the first token: so that it takes as long (the stage `first_token` of the answers
-that began a decode). Tokens that a later step gives: so that as many answers are cut at the budget. The length of an answer: so that as many
-requests find one finished in the cache. How much of one must be there to show anything: so that as many are painted. Latencies and the
+that began a decode). Tokens that a later step gives: so that as many answers are cut at the budget. The length of an answer: so that as
+many requests find one finished in the cache. How much of one must be there to show anything: so that as many are painted. Latencies and the
 engine's use are not fitted: they can be compared.
 """
 
