@@ -109,7 +109,7 @@ def service_ms(few: dict[str, Any], many: dict[str, Any]) -> float:
         calls = sum(value for key, value in grown.items() if key.startswith("keyahead_request_seconds_count"))
         rows.append((grown["process_cpu_seconds_total"], seconds, calls))
     (cpu, time_s, calls), (more_cpu, more_time_s, more_calls) = rows
-    return 1e3 * (more_cpu * time_s - cpu * more_time_s) / (more_calls * time_s - calls * more_time_s)
+    return float(1e3 * (more_cpu * time_s - cpu * more_time_s) / (more_calls * time_s - calls * more_time_s))
 
 
 def busy_share(part: dict[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 
 import pytest
@@ -155,21 +156,17 @@ def test_without_batching_it_is_an_m_d_1_queue(load: float) -> None:
     """
     step_s, count = 0.001, 40_000
     rng, served = random.Random(5), replica(engine(step_s=step_s, places=1))
-    at_s, arrivals = 0.0, []
-    for _ in range(count):
-        at_s += rng.expovariate(load / step_s)
-        arrivals.append((at_s, 0, answer(at_s=at_s)))
-    jobs, events, number = [job for _, _, job in arrivals], arrivals[:], 0
-    heapq.heapify(events)
+    moments = itertools.accumulate(rng.expovariate(load / step_s) for _ in range(count))
+    jobs = [answer(at_s=at_s) for at_s in moments]
+    events: list[tuple[float, int, Job | None]] = [(job.offered_s, number, job) for number, job in enumerate(jobs)]
     while events:
-        now_s, _, job = heapq.heappop(events)  # type: ignore[assignment]
+        now_s, number, job = heapq.heappop(events)
         if job is None:
             served.end(now_s)
         else:
             assert served.offer(job)
         if not served.busy and (ends_s := served.begin(now_s)) is not None:
-            number += 1
-            heapq.heappush(events, (ends_s, number, None))  # type: ignore[misc]
+            heapq.heappush(events, (ends_s, number, None))
     waits = [(job.started_s or 0.0) - job.offered_s for job in jobs]
     assert sum(waits) / count == pytest.approx(load * step_s / (2 * (1 - load)), rel=0.05)
     assert served.busy_s == pytest.approx(count * step_s)
