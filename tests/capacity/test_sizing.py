@@ -14,7 +14,7 @@ from tests.capacity.samples import WORKLOAD, engine
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of fewer requests."""
-    monkeypatch.setattr(sizing, "_REQUESTS", 600)
+    monkeypatch.setattr(sizing, "_REQUESTS", 400)
 
 
 def test_a_faster_engine_carries_more() -> None:

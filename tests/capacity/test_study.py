@@ -16,8 +16,8 @@ DEMAND = Demand(1000, 100.0, 1 / 3)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of fewer requests."""
-    monkeypatch.setattr(sizing, "_REQUESTS", 600)
-    monkeypatch.setattr(study, "_REQUESTS", 600)
+    monkeypatch.setattr(sizing, "_REQUESTS", 400)
+    monkeypatch.setattr(study, "_REQUESTS", 400)
 
 
 def test_the_planned_load_is_within_what_is_carried() -> None:
