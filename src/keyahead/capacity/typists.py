@@ -1,4 +1,4 @@
-"""When people hit keys that ask: drawn from the load test's distributions, or taken from its plans."""
+"""When people hit keys that ask, drawn from the load test's distributions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keyahead.loadtest import pace
-from keyahead.loadtest.plan import Plan
 
 _DRAWN = 50_000
 """Intervals for their mean, which is then known within 1 %."""
@@ -44,16 +43,3 @@ def _keys(rng: random.Random, duration_s: float, places_per_request: float) -> I
     while at_s < duration_s:
         yield Key(at_s, rng.random() < places_per_request)
         at_s += pace.interval_s(rng)
-
-
-def from_plans(plans: Iterable[Plan]) -> list[Typist]:
-    """The very keys of a load test; a typist's first request at each passage is at a new place."""
-    return [tuple(_asking(plan)) for plan in plans]
-
-
-def _asking(plan: Plan) -> Iterable[Key]:
-    passage = -1
-    for key in plan.keys:
-        if key.asks:
-            yield Key(key.at_s, key.passage != passage)
-            passage = key.passage
