@@ -15,6 +15,7 @@ _COMMANDS = {
     "watch": ("watch", "Show ghost text in the terminal while a file changes."),
     "eval": ("evaluate", "Score the service on infilling tasks."),
     "loadtest": ("app", "Let simulated people type against the service, and judge whether it keeps its promise."),
+    "capacity": ("capacity", "Tell what it takes to serve so many developers, and what it costs."),
     "doctor": ("doctor", "Check this machine and the set-up."),
     "engine": ("engine", "Plan, build, check or serve an engine for a GPU."),
     "cpu": ("cpu", "Convert a model for the CPU engine, or serve it with Triton alone."),
