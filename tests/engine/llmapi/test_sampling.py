@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyahead.engine.contract import ContractError, EngineRequest
-from keyahead.engine.llmapi.sampling import Limits, settings
+from keyahead.engine.llmapi.sampling import SETTINGS, Limits, settings
 
 LIMITS = Limits(vocab_size=100, max_seq_len=64, max_requests=8)
 SAID = {
@@ -47,6 +47,11 @@ def test_each_field_has_its_name_there(fields: dict[str, Any], changed: dict[str
     assert settings(EngineRequest((1, 2), **fields), LIMITS) == SAID | changed
 
 
+def test_all_that_is_set_is_listed() -> None:
+    """The preflight looks for each in the container."""
+    assert tuple(settings(EngineRequest((1,)), LIMITS)) == SETTINGS
+
+
 def test_a_bias_goes_along_with_the_first_token() -> None:
     """Token healing asks for one token."""
     bias = np.zeros(100, np.float32)
@@ -81,5 +86,5 @@ def test_what_is_accepted_fits(tokens: int, most: int) -> None:
     if tokens + most <= LIMITS.max_seq_len:
         assert settings(request, LIMITS)["max_tokens"] == most
     else:
-        with pytest.raises(ContractError, match="^input_ids: "):
+        with pytest.raises(ContractError, match=r"^input_ids: "):
             settings(request, LIMITS)

@@ -12,6 +12,11 @@ from keyahead.engine.contract import ContractError, EngineRequest
 
 NO_END = -1
 """The end token of a request that has none."""
+SETTINGS = (
+    *("max_tokens", "end_id", "ignore_eos", "pad_id", "stop_token_ids", "embedding_bias", "top_k", "top_p", "temperature"),
+    *("logprobs", "return_perf_metrics", "detokenize"),
+)
+"""Fields that `settings` sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,7 @@ def _require_possible(request: EngineRequest, limits: Limits) -> None:
 def _require_honoured(request: EngineRequest) -> None:
     """What the contract allows and the LLM API has not."""
     if request.draft_ids:
-        raise ContractError("draft_input_ids: this engine drafts by itself and verifies no others: set KEYAHEAD_MAX_DRAFTS=0 in the service")
+        raise ContractError("draft_input_ids: this engine drafts by itself and verifies no others: set the service's KEYAHEAD_MAX_DRAFTS=0")
     if any(len(word) != 1 for word in request.stop_words):
         raise ContractError("stop_words_list: the LLM API takes single tokens only: watch for longer words yourself")
     # Its sampler looks for a biased request's rows at the request's place in the batch, which is right only as long as none before it has
