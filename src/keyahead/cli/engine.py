@@ -15,6 +15,7 @@ from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageE
 from keyahead.engine.store import RichProgress, cache_dir
 from keyahead.engine.trtllm import build as building
 from keyahead.engine.trtllm import image, job, roofline
+from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
@@ -169,11 +170,11 @@ def _report(report: preflight.Report, output: Output) -> None:
 def _serve(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bool) -> None:
     folder = work / plan.name
     if dry_run:
-        command = docker.serving_command(plan, folder, port, docker.CONTAINER)
-        _print_commands([command], output)
-        output.emit({"folder": str(folder), "commands": [command]})
+        commands = [plan.image.run(BRIEF_COMMAND, MOUNTS), docker.serving_command(plan, folder, port, docker.CONTAINER)]
+        _print_commands(commands, output)
+        output.emit({"folder": str(folder), "commands": commands})
         return
-    preflight.require_passed(folder)
+    preflight.require_servable(plan, folder, RichProgress())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with docker.serving(plan, folder, port) as serving:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import keyahead
 from keyahead.engine.store import Progress, SetupError, atomic_file
 from keyahead.engine.trtllm import build, job
-from keyahead.engine.trtllm.facts import MOUNTS, PROBE_COMMAND, Facts
+from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS, PROBE_COMMAND, Facts
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.preflight import Finding, compare
 from keyahead.stack import docker
@@ -78,7 +78,7 @@ def check(folder: Path, progress: Progress) -> Report:
     findings = [*compare(plan, facts), Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False)]
     if job.is_built(folder):
         job.finish(plan, source, folder, progress)
-        findings.append(_same_files(plan, build.read_manifest(folder)["engine"], folder, progress))
+        findings += [_same_files(plan, build.read_manifest(folder)["engine"], folder, progress), _same_repository(plan, folder)]
     report = _written(Report(plan, facts, tuple(findings)), folder)
     if report.passed and job.is_built(folder):
         (folder / job.WHOLE).touch()
@@ -90,6 +90,13 @@ def _written(report: Report, folder: Path) -> Report:
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text)
     return report
+
+
+def require_servable(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Raise a SetupError unless the engine in `folder` has passed its preflight, and GPU and container are still those it was built on."""
+    require_passed(folder)
+    facts = build.inspect(plan, folder, docker.run, progress, BRIEF_COMMAND)
+    build.require_origin(build.read_manifest(folder), facts.origin, folder)
 
 
 def require_passed(folder: Path) -> None:
@@ -125,6 +132,12 @@ def _same_files(plan: Plan, recorded: object, folder: Path, progress: Progress) 
     return Finding(
         plan.served, right, "its files are those of the manifest" if right else "its files are not those of the manifest: build it anew"
     )
+
+
+def _same_repository(plan: Plan, folder: Path) -> Finding:
+    right = job.has_repository(plan, folder)
+    detail = "its files are those of the plan" if right else "its files are not those of the plan: prepare it anew"
+    return Finding("repository", right, detail)
 
 
 def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Finding]:

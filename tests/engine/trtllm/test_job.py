@@ -150,6 +150,16 @@ def test_a_changed_engine_does_not_pass(release: Path) -> None:
     assert [each.what for each in checked(release).findings if each.fatal and not each.ok] == ["engine"]
 
 
+def test_a_wrong_type_in_the_repository_does_not_pass(release: Path) -> None:
+    """Triton would believe it; the backend would read other bytes than were meant."""
+    probed(release)
+    build(release)
+    config = release / "repository" / "tensorrt_llm" / "config.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_UINT64", "TYPE_INT64"))
+    assert [each.what for each in checked(release).findings if each.fatal and not each.ok] == ["repository"]
+    assert not (release / job.WHOLE).exists()
+
+
 @pytest.mark.parametrize(
     "plan",
     [

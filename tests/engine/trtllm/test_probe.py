@@ -16,11 +16,10 @@ echo "NVIDIA L4, 8.9, 590.48.01, 23034 MiB"
 """
 
 
-def probed(path: str, **environment: str) -> dict[str, object]:
+def probed(path: str, *options: str, **environment: str) -> dict[str, object]:
     """What it prints under an isolated Python."""
-    run = subprocess.run(
-        [sys.executable, "-I", "-S", PROBE], env={"PATH": path, **environment}, capture_output=True, text=True, check=True, timeout=60
-    )
+    command = [sys.executable, "-I", "-S", PROBE, *options]
+    run = subprocess.run(command, env={"PATH": path, **environment}, capture_output=True, text=True, check=True, timeout=60)
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -48,6 +47,9 @@ def test_a_machine_with_a_gpu(tmp_path: Path) -> None:
     assert facts["gpu"] == {"name": "NVIDIA L4", "compute_cap": "8.9", "driver_version": "590.48.01", "memory.total": "23034 MiB"}
     assert facts["triton_release"] == "26.07"
     assert dict(facts["help"])["trtllm-build"] == "usage: --help\n"  # type: ignore[call-overload]
+    brief = probed(f"{tmp_path}:{os.environ['PATH']}", "--brief")
+    assert brief["gpu"] == facts["gpu"]
+    assert dict(brief["help"])["trtllm-build"] is None  # type: ignore[call-overload]
 
 
 def test_what_the_llm_api_takes(tmp_path: Path) -> None:

@@ -106,11 +106,11 @@ def require_checkpoint(plan: Plan, source: Path) -> None:
         raise SetupError(f"{source} is not {plan.proposal.network.name} ({'; '.join(differences)}): pass that model's folder.")
 
 
-def inspect(plan: Plan, folder: Path, run: Run, progress: Progress) -> Facts:
+def inspect(plan: Plan, folder: Path, run: Run, progress: Progress, command: Sequence[str] = PROBE_COMMAND) -> Facts:
     """What the container and the GPU are."""
     log = folder / "probe.log"
     with progress.step("Looking at the container and the GPU", None):
-        run(plan.image.run(PROBE_COMMAND, MOUNTS), log)
+        run(plan.image.run(command, MOUNTS), log)
     return Facts.parse(log.read_text(errors="replace"))
 
 

@@ -13,6 +13,8 @@ from keyahead.engine.trtllm import probe
 
 PROBE = Path(probe.__file__)
 PROBE_COMMAND = ("python3", "/probe.py")
+BRIEF_COMMAND = (*PROBE_COMMAND, "--brief")
+"""Finds out the origin alone."""
 MOUNTS = {PROBE: "/probe.py:ro"}
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shlex
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,6 +99,13 @@ def inspect(plan: Plan, source: Path, folder: Path, progress: Progress) -> Facts
     return facts
 
 
+def has_repository(plan: Plan, folder: Path) -> bool:
+    """Whether Triton's repository is, byte for byte, the plan's, so that no type or parameter was changed by hand."""
+    with tempfile.TemporaryDirectory() as scratch:
+        expected = write_repository(Path(scratch) / "repository", plan, str(folder / plan.served))
+        return _contents(expected) == _contents(folder / "repository")
+
+
 def is_built(folder: Path) -> bool:
     """Whether the script has come to its end."""
     return (folder / BUILT).exists()
@@ -111,6 +119,11 @@ def finish(plan: Plan, source: Path, folder: Path, progress: Progress) -> None:
         manifest["phases"] = {name: {"command": command} for name, command in commands}
         manifest["engine"] = build.digests(folder / plan.served, progress)
         build.write_manifest(folder, manifest)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def _write_plan(plan: Plan, source: Path) -> str:

@@ -1,6 +1,7 @@
 """What a container and its GPU are: run by the container's own Python, with nothing but the standard library.
 
-Prints one JSON object as its last line. Whatever cannot be found out is null, so that the reader can say what is missing.
+Prints one JSON object as its last line. Whatever cannot be found out is null, so that the reader can say what is missing. With --brief only
+GPU and versions are looked at, which takes seconds: nothing is imported.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -70,15 +72,15 @@ def gpu() -> dict[str, str] | None:
 
 
 def main() -> None:
-    """Print everything."""
-    config = Path(CONFIG)
+    """Print everything, or, with --brief, what an engine is tied to."""
+    brief, config = "--brief" in sys.argv, Path(CONFIG)
     facts = {
         "gpu": gpu(),
         "triton_release": os.environ.get("NVIDIA_TRITON_SERVER_VERSION"),
         "tensorrt_llm": version("tensorrt_llm"),
         "tensorrt": version("tensorrt"),
-        "help": {name: said(command, HELP_TIMEOUT_S) for name, command in HELP.items()},
-        "llm_api": names(),
+        "help": {name: None if brief else said(command, HELP_TIMEOUT_S) for name, command in HELP.items()},
+        "llm_api": None if brief else names(),
         "config": config.read_text(encoding="utf-8") if config.exists() else None,
     }
     print(json.dumps(facts))  # noqa: T201
