@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_each_field_has_its_name_there(fields: dict[str, Any], changed: dict[str
 def test_all_that_is_set_is_listed() -> None:
     """The preflight looks for each in the container."""
     assert tuple(settings(EngineRequest((1,)), LIMITS)) == SETTINGS
+
+
+def test_every_field_of_a_request_has_been_thought_of() -> None:
+    """Who adds one to the contract decides here whether the LLM API honours it, refuses it or may ignore it (docs/adr/0015)."""
+    settled = {"input_ids", "max_new_tokens", "end_id", "pad_id", "top_k", "top_p", "temperature", "return_perf_metrics"}
+    checked = {"draft_ids", "stop_words", "embedding_bias", "return_log_probs", "seed"}
+    elsewhere = {"streaming", "stop", "exclude_input", "deadline_ms", "namespace"}
+    ignored = {"work_class", "weight"}
+    assert {each.name for each in dataclasses.fields(EngineRequest)} == settled | checked | elsewhere | ignored
 
 
 def test_a_bias_goes_along_with_the_first_token() -> None:
