@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +28,7 @@ from keyahead.service.engine_client import EngineClient
 from keyahead.service.model import Overloaded
 from keyahead.stack import guard, libpython, preflight, probes, triton
 from tests.contract.client import Endpoint
-from tests.e2e.conftest import eventually, free_ports
+from tests.e2e.conftest import Running, eventually, free_ports
 from tests.engine.llmapi.conftest import CONTAINER
 
 PLAN = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.BF16, runtime=Runtime.LLM_API)
@@ -108,6 +111,32 @@ def test_what_it_cannot_honour_is_refused_by_name(address: str, name: str, array
     endpoint.close()
     assert f"INVALID_ARGUMENT: {name}: " in answer.error
     assert not answer.tokens
+
+
+def test_the_service_runs_on_it(address: str, qwen_folder: Path, tmp_path: Path) -> None:
+    """It heals with a bias, streams the rest, drafts nothing, and so asks for nothing that would be refused."""
+    port, metrics = free_ports(2)
+    settings = {
+        "KEYAHEAD_TRITON_ADDRESS": address,
+        "KEYAHEAD_MODEL_FOLDER": str(qwen_folder),
+        "KEYAHEAD_GRPC_PORT": str(port),
+        "KEYAHEAD_METRICS_PORT": str(metrics),
+        "KEYAHEAD_MAX_DRAFTS": "0",
+    }
+    prefixes = ("first = beta + gamma\nsecond = delta +", "one = two + three\nfour = five + six\nseven = eight +")
+    command = [Path(sys.executable).parent / "keyahead", "serve"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env={**os.environ, **settings}, stderr=log) as process:
+        try:
+            running = Running(process, f"127.0.0.1:{port}", "", f"http://127.0.0.1:{metrics}/metrics", {})
+            assert eventually(running.is_serving, 60), (tmp_path / "log").read_text()[-2000:]
+            answers = [running.complete(prefix).text for prefix in prefixes]
+            page = urllib.request.urlopen(running.metrics, timeout=5).read().decode()
+            running.channel.close()
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert answers == [" gamma", " six"]
+    assert not re.findall(r"^keyahead_draft\w*_total\{.*\} [1-9]", page, re.MULTILINE)
 
 
 def test_a_lost_executor_ends_triton(tmp_path: Path) -> None:
