@@ -209,13 +209,16 @@ def test_the_job_leaves_what_triton_starts_with(rendered: dict[str, list[Object]
 
 @pytest.fixture
 def on_pytorch(kubectl: Path, tmp_path: Path) -> list[Object]:
-    """The l4 overlay with the component that chooses the LLM API."""
+    """An overlay on that for L4, as an operator makes one, with the component that chooses the LLM API."""
     shutil.copytree(DEPLOY, tmp_path / "deploy")
-    kustomization = tmp_path / "deploy" / "kubernetes" / "overlays" / "l4" / "kustomization.yaml"
-    kustomization.write_text(
-        kustomization.read_text().replace("[../../components/gpu]", "[../../components/gpu, ../../components/llm-api]")
-    )
-    return render(kubectl, kustomization.parent)
+    (tmp_path / "own").mkdir()
+    own = {
+        "namespace": "keyahead",
+        "resources": ["../deploy/kubernetes/overlays/l4"],
+        "components": ["../deploy/kubernetes/components/llm-api"],
+    }
+    (tmp_path / "own" / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return render(kubectl, tmp_path / "own")
 
 
 def test_the_llm_api_is_a_component(on_pytorch: list[Object]) -> None:
