@@ -101,6 +101,7 @@ def test_a_plan_for_the_llm_api() -> None:
     result = runner.invoke(app, ["engine", "plan", *ASKED, "--runtime", "llm-api"])
     assert result.exit_code == 0
     assert "KEYAHEAD_MAX_DRAFTS=0" in result.stdout
+    assert '"speculative_config": {"max_draft_len": 8' in result.stdout
     assert "trtllm-build" not in result.stdout
 
 

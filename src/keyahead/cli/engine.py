@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import shlex
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from keyahead.engine.trtllm import build as building
 from keyahead.engine.trtllm import image, job, roofline
 from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS
 from keyahead.engine.trtllm.image import Image
-from keyahead.engine.trtllm.plan import Plan
+from keyahead.engine.trtllm.plan import CHECKPOINT_DIR, Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
 from keyahead.engine.trtllm.proposal import Limits, Runtime
 from keyahead.stack import docker, preflight
@@ -131,6 +132,8 @@ def _show(plan: Plan, output: Output) -> None:
     for line in (*(f"Assumed: {each}." for each in roofline.ASSUMPTIONS), *(f"Note: {each}" for each in plan.notes)):
         output.console.print(line, style="dim")
     output.console.print(f"For the service: KEYAHEAD_MAX_DRAFTS={plan.service_drafts}", style="dim")
+    if arguments := plan.llm_arguments(CHECKPOINT_DIR):
+        output.console.print(f"For the LLM API: {json.dumps(arguments)}", style="dim", soft_wrap=True)
     _print_commands([list(command) for command in (plan.checkpoint_command, plan.build_command) if command], output)
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keyahead.engine.contract import ContractError, EngineRequest, EngineResponse
@@ -54,7 +54,7 @@ class Job:
     until: float | None
     """On the event loop's clock."""
     task: asyncio.Task[None] | None = None
-    answered: bool = field(default=False)
+    answered: bool = False
     """Whether its last response has been sent; only the clients' thread looks."""
 
 

@@ -15,7 +15,7 @@ from keyahead.engine.trtllm.precision import KvCache, Precision
 from keyahead.engine.trtllm.proposal import Limits, Proposal, Runtime
 from keyahead.engine.trtllm.rules import BUILD_RULES
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
-from keyahead.engine.trtllm.verdicts import apply
+from keyahead.engine.trtllm.verdicts import Rule, apply
 
 MODEL_DIR, CALIBRATION_DIR, WORK_DIR = "/checkpoint", "/calibration", "/made"
 """Where the container sees the Hugging Face checkpoint, the calibration set and the results."""
@@ -71,6 +71,7 @@ class Plan:
 
         """
         chosen = limits or Limits(max_drafts=runtime.default_drafts)
+        rules: tuple[Rule, ...]
         if runtime is Runtime.TENSORRT:
             rules = (*BUILD_RULES, *SERVING_RULES)
             options, parameters = flags.build_options(**dataclasses.asdict(chosen)), flags.SERVING
@@ -111,6 +112,10 @@ class Plan:
         for name, value in self.proposal.build.items():
             command += [f"--{name}", value] if value else [f"--{name}"]
         return tuple(command)
+
+    def llm_arguments(self, model: str) -> dict[str, object]:
+        """Those of the LLM API, which sees the checkpoint in the folder `model`; empty for an engine."""
+        return {} if self._has_engine else llm_api.arguments(self.proposal, model)
 
     @property
     def served(self) -> str:
@@ -160,6 +165,7 @@ class Plan:
             "checkpoint_command": list(self.checkpoint_command),
             "build_command": list(self.build_command),
             "serving": dict(self.proposal.serving),
+            "llm": self.llm_arguments(CHECKPOINT_DIR),
             "notes": list(self.notes),
             "expected": {
                 "weights_bytes": round(memory.weights),

@@ -8,7 +8,6 @@ from pathlib import Path
 from keyahead.engine.contract import MODEL_NAME
 from keyahead.engine.llmapi.repository import write_llm
 from keyahead.engine.repository import config
-from keyahead.engine.trtllm import llm_api
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.proposal import Runtime
 
@@ -22,8 +21,8 @@ def write_repository(folder: Path, plan: Plan, served: str = SERVED_ENGINE_DIR) 
     """Write the repository, made anew, and return it; the server sees the plan's results in the folder `served`."""
     if plan.proposal.runtime is Runtime.TENSORRT:
         return write_engine(folder, plan, served)
-    arguments = llm_api.arguments(plan.proposal, served)
-    return write_llm(folder, {"llm": arguments, "vocab_size": plan.proposal.network.vocab_size, "max_waiting": MAX_QUEUE_SIZE})
+    vocab_size = plan.proposal.network.vocab_size
+    return write_llm(folder, {"llm": plan.llm_arguments(served), "vocab_size": vocab_size, "max_waiting": MAX_QUEUE_SIZE})
 
 
 def engine_config(plan: Plan, engine: str = SERVED_ENGINE_DIR) -> str:
