@@ -124,8 +124,8 @@ def test_the_service_runs_on_it(address: str, qwen_folder: Path, tmp_path: Path)
         "KEYAHEAD_MAX_DRAFTS": "0",
     }
     prefixes = ("first = beta + gamma\nsecond = delta +", "one = two + three\nfour = five + six\nseven = eight +")
-    command = [Path(sys.executable).parent / "keyahead", "serve"]
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env={**os.environ, **settings}, stderr=log) as process:
+    command = [str(Path(sys.executable).parent / "keyahead"), "serve"]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env={**os.environ, **settings}, stderr=log, text=True) as process:
         try:
             running = Running(process, f"127.0.0.1:{port}", "", f"http://127.0.0.1:{metrics}/metrics", {})
             assert eventually(running.is_serving, 60), (tmp_path / "log").read_text()[-2000:]

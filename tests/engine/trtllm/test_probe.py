@@ -18,7 +18,7 @@ echo "NVIDIA L4, 8.9, 590.48.01, 23034 MiB"
 
 def probed(path: str, *options: str, **environment: str) -> dict[str, object]:
     """What it prints under an isolated Python."""
-    command = [sys.executable, "-I", "-S", PROBE, *options]
+    command = [sys.executable, "-I", "-S", str(PROBE), *options]
     run = subprocess.run(command, env={"PATH": path, **environment}, capture_output=True, text=True, check=True, timeout=60)
     return dict(json.loads(run.stdout.splitlines()[-1]))
 

@@ -57,7 +57,8 @@ def fp8_needs_ada(proposal: Proposal) -> Verdict:
     if proposal.precision is not Precision.FP8 or proposal.gpu.sm >= _FP8_SM:
         return None
     return Refusal(
-        f"FP8 needs compute capability 8.9, and {proposal.gpu.name} has {proposal.gpu.compute_capability}: choose int4-awq, or int8-sq for an engine"
+        f"FP8 needs compute capability 8.9, and {proposal.gpu.name} has {proposal.gpu.compute_capability}: "
+        "choose int4-awq, or int8-sq for a TensorRT engine"
     )
 
 
