@@ -4,7 +4,8 @@
 # Run it again after a failure: every step looks first whether its result is there. Settings are environment variables:
 #
 #   MODEL       a size of Qwen2.5-Coder                              qwen2.5-coder-1.5b
-#   PRECISION   fp8, int8-sq, int4-awq, bf16, fp16                   fp8 where the GPU has it, else int8-sq
+#   RUNTIME     tensorrt, llm-api                                    tensorrt
+#   PRECISION   fp8, int8-sq, int4-awq, bf16, fp16                   fp8 where the GPU has it, else int8-sq, or int4-awq for llm-api
 #   GPU         l4, a10, a100, h100                                  by what nvidia-smi says
 #   CHECKPOINT  a folder with the Hugging Face checkpoint            downloaded to $WORK/checkpoint
 #   REVISION    the commit of the model's repository to download     needed unless CHECKPOINT is there
@@ -26,6 +27,7 @@ fail() {
 }
 
 MODEL=${MODEL:-qwen2.5-coder-1.5b}
+RUNTIME=${RUNTIME:-tensorrt}
 WORK=${WORK:-$PWD/keyahead-proof}
 TYPISTS=${TYPISTS:-16}
 SECONDS_OF_TYPING=${SECONDS_OF_TYPING:-180}
@@ -100,9 +102,9 @@ case ${GPU:-$product} in
 esac
 case $GPU in
     l4 | h100) PRECISION=${PRECISION:-fp8} ;;
-    *) PRECISION=${PRECISION:-int8-sq} ;;
+    *) [ "$RUNTIME" = llm-api ] && PRECISION=${PRECISION:-int4-awq} || PRECISION=${PRECISION:-int8-sq} ;;
 esac
-printf '%s: %s in %s on %s\n' "$product" "$MODEL" "$PRECISION" "$GPU" >&2
+printf '%s: %s in %s on %s, %s\n' "$product" "$MODEL" "$PRECISION" "$GPU" "$RUNTIME" >&2
 
 say 'keyahead'
 here=$(cd "$(dirname "$0")" && pwd)
@@ -148,7 +150,8 @@ fi
 engine() {
     action=$1
     shift
-    keyahead engine "$action" --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --image-digest "$digest" --work "$WORK/engines" "$@"
+    keyahead engine "$action" --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" --image-digest "$digest" \
+        --work "$WORK/engines" "$@"
 }
 
 say 'The plan'
@@ -161,14 +164,15 @@ say 'The preflight'
 engine preflight --port "$TRITON_PORT"
 
 say 'Triton'
-in_background triton keyahead engine serve --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --image-digest "$digest" \
-    --work "$WORK/engines" --port "$TRITON_PORT" --json
+in_background triton keyahead engine serve --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" \
+    --image-digest "$digest" --work "$WORK/engines" --port "$TRITON_PORT" --json
 until_ready triton "$last" triton_is_ready
 tokenizer=$(sed -n 's/.*"tokenizer": "\([^"]*\)".*/\1/p' "$WORK/triton.log")
+drafts=$(sed -n 's/.*"max_drafts": \([0-9]*\).*/\1/p' "$WORK/triton.log")
 [ -n "$tokenizer" ] || fail "Triton did not say where the tokenizer is: see $WORK/triton.log"
 
 say 'The service'
-in_background service env KEYAHEAD_MODEL_FOLDER="$tokenizer" KEYAHEAD_MODEL_NAME="$MODEL" \
+in_background service env KEYAHEAD_MODEL_FOLDER="$tokenizer" KEYAHEAD_MODEL_NAME="$MODEL" KEYAHEAD_MAX_DRAFTS="$drafts" \
     KEYAHEAD_TRITON_ADDRESS="127.0.0.1:$TRITON_PORT" KEYAHEAD_GRPC_PORT="$GRPC_PORT" KEYAHEAD_METRICS_PORT="$METRICS_PORT" keyahead serve
 until_ready service "$last" service_is_ready
 

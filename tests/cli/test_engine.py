@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from keyahead.cli.main import app
+from keyahead.engine.trtllm import gpus
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
-from tests.engine.trtllm.samples import checkpoint
+from tests.engine.trtllm.samples import checkpoint, facts
 
 runner = CliRunner()
 PLAN = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8)
@@ -49,6 +50,8 @@ def test_a_plan_for_programs() -> None:
         (["--parameter", "exclude_input_in_output=false"], "begin with the prompt"),
         (["--model", "qwen2.5-coder-3b"], "--accept-licence"),
         (["--image-digest", "latest"], "no image digest"),
+        (["--runtime", "llm-api", "--precision", "int8-sq"], "formats-of-pytorch"),
+        (["--runtime", "llm-api", "--option", "max_draft_len=3"], "leave them out"),
     ],
 )
 def test_a_refusal_is_a_sentence(options: list[str], reason: str) -> None:
@@ -60,7 +63,11 @@ def test_a_refusal_is_a_sentence(options: list[str], reason: str) -> None:
 
 @pytest.mark.parametrize(
     ("action", "programs"),
-    [("build", ["/probe.py", "quantize.py", "trtllm-build"]), ("preflight", ["tritonserver", "pytest"]), ("serve", ["tritonserver"])],
+    [
+        ("build", ["/probe.py", "quantize.py", "trtllm-build"]),
+        ("preflight", ["tritonserver", "pytest"]),
+        ("serve", ["--brief", "tritonserver"]),
+    ],
 )
 def test_a_dry_run_prints_and_runs_nothing(action: str, programs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command on a line of its own, as a shell would take it; no docker is there to be run."""
@@ -87,3 +94,28 @@ def test_serving_needs_a_preflight(tmp_path: Path) -> None:
     result = runner.invoke(app, ["engine", "serve", *ASKED, "--work", str(tmp_path)])
     assert result.exit_code == 2
     assert "keyahead engine preflight" in result.stderr
+
+
+def test_a_plan_for_the_llm_api() -> None:
+    """It says what the service has to be told, and has one command."""
+    result = runner.invoke(app, ["engine", "plan", *ASKED, "--runtime", "llm-api"])
+    assert result.exit_code == 0
+    assert "KEYAHEAD_MAX_DRAFTS=0" in result.stdout
+    assert '"speculative_config": {"max_draft_len": 8' in result.stdout
+    assert "trtllm-build" not in result.stdout
+
+
+def test_the_steps_where_there_is_no_docker(tmp_path: Path) -> None:
+    """`prepare` and `check` agree on the plan by the folder; what is missing or wrong is a sentence."""
+    work = ["--work", str(tmp_path / "release"), "--json"]
+    assert "keyahead engine prepare" in runner.invoke(app, ["engine", "check", *work]).stdout
+    bf16 = [*ASKED[:-1], "bf16", "--checkpoint", str(checkpoint(tmp_path / "hf"))]
+    assert runner.invoke(app, ["engine", "prepare", *bf16, *work]).exit_code == 0
+    (tmp_path / "release" / "probe.log").write_text(json.dumps(facts(gpus.get("a10"), "NVIDIA A10")))
+    result = runner.invoke(app, ["engine", "check", *work])
+    assert result.exit_code == 2
+    assert "The plan is for l4, and the GPU here is NVIDIA A10" in json.loads(result.stdout)["error"]
+    (tmp_path / "release" / "probe.log").write_text(json.dumps(facts(gpus.get("l4"), "NVIDIA L4", triton_release="26.04")))
+    assert runner.invoke(app, ["engine", "check", *work]).exit_code == 1
+    (tmp_path / "release" / "probe.log").write_text(json.dumps(facts(gpus.get("l4"), "NVIDIA L4")))
+    assert runner.invoke(app, ["engine", "check", *work]).exit_code == 0

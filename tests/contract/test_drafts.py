@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from tests.contract.client import Endpoint
+from tests.contract.client import Endpoint, good_tensors
+
+pytestmark = pytest.mark.drafts
 
 DRAFTS = 8
 TOO_MANY = 200
@@ -40,7 +43,9 @@ def test_a_request_without_drafts_decodes_on(endpoint: Endpoint, prompt: tuple[i
 
 def test_too_many_drafts_are_an_error_that_says_so(endpoint: Endpoint, prompt: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """The error speaks of drafts, and the engine goes on."""
-    answer = endpoint.start(prompt, draft_ids=(prompt * 3)[:TOO_MANY], max_new_tokens=TOO_MANY + 1).finish()
+    stream = endpoint.open()
+    stream.send(good_tensors(prompt) | {"draft_input_ids": np.array([(prompt * 3)[:TOO_MANY]], np.int32)})
+    answer = stream.finish()
     assert "draft" in answer.error.lower()
     assert not answer.tokens
     assert endpoint.ask(prompt, max_new_tokens=9).tokens == expected

@@ -153,6 +153,10 @@ def test_nothing_is_built_on_a_base_that_is_not_pinned(tmp_path: Path, bases: st
     assert not (tmp_path / "log").exists()
 
 
+WRITERS = {"model", "probe", "check", "engine", "finish"}
+"""Make what is served."""
+
+
 def compose(*names: str) -> dict[str, dict[str, Any]]:
     """The containers of these files, the later ones' fields over the earlier ones'."""
     merged: dict[str, dict[str, Any]] = {}
@@ -178,7 +182,7 @@ def test_composed_containers_are_as_hard_as_those_in_a_cluster(names: tuple[str,
         own = {variable for variable in each["environment"] if variable.startswith("KEYAHEAD_")}
         assert own <= (SETTINGS if name == "service" else OF_THE_ENGINE), name
         assert each["environment"].get("KEYAHEAD_CACHE_KEY", "${").startswith("${")
-        assert not [mount for mount in each.get("volumes", ()) if not mount.endswith(":ro") and name not in {"model", "engine"}]
+        assert not [mount for mount in each.get("volumes", ()) if not mount.endswith(":ro") and name not in WRITERS]
     assert yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]["inside"] == {"internal": True}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from keyahead.cli.main import app
+from keyahead.engine.trtllm import job
 from keyahead.service.config import ServiceConfig
 from tests.deploy.policies import Object, configuration, containers, violations
 from tests.engine.trtllm.samples import checkpoint
@@ -203,6 +205,51 @@ def test_the_job_leaves_what_triton_starts_with(rendered: dict[str, list[Object]
     assert f'"{release}/engine"' in (release / "repository" / "tensorrt_llm" / "config.pbtxt").read_text()
     triton = pod(rendered["l4"], "keyahead-triton")["containers"][0]["command"][-1]
     assert '--model-repository="$RELEASE/repository"' in triton
+
+
+@pytest.fixture
+def on_pytorch(kubectl: Path, tmp_path: Path) -> list[Object]:
+    """An overlay on that for L4, as an operator makes one, with the component that chooses the LLM API."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    (tmp_path / "own").mkdir()
+    own = {
+        "namespace": "keyahead",
+        "resources": ["../deploy/kubernetes/overlays/l4"],
+        "components": ["../deploy/kubernetes/components/llm-api"],
+    }
+    (tmp_path / "own" / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return render(kubectl, tmp_path / "own")
+
+
+def test_the_llm_api_is_a_component(on_pytorch: list[Object]) -> None:
+    """It breaks no policy, its Job asks for what can be planned, and the service is told to send no drafts."""
+    assert violations(on_pytorch) == []
+    for each in on_pytorch:
+        if each["kind"] not in CUSTOM:
+            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+    settings = configuration(on_pytorch)
+    assert settings["KEYAHEAD_MAX_DRAFTS"] == "0"
+    arguments = one(on_pytorch, "Job", "keyahead-model")["spec"]["template"]["spec"]["initContainers"][0]["args"]
+    chosen = [each.replace("$(KEYAHEAD_MODEL_NAME)", settings["KEYAHEAD_MODEL_NAME"]) for each in arguments if "RELEASE" not in each]
+    plan = CliRunner().invoke(app, ["engine", "plan", "--json", *chosen[2:]])
+    assert plan.exit_code == 0, plan.output
+    assert json.loads(plan.stdout)["service_max_drafts"] == 0
+
+
+@pytest.mark.parametrize("gpu", LIMITS)
+def test_the_job_is_a_build_in_steps(rendered: dict[str, list[Object]], gpu: str) -> None:
+    """Each in the image that can do it, and both checks alike; only what the last leaves lets Triton start."""
+    spec = one(rendered[gpu], "Job", "keyahead-model")["spec"]["template"]["spec"]
+    steps = {each["name"]: each for each in (*spec["initContainers"], *spec["containers"])}
+    images = {name: each["image"].rpartition("/")[2].partition(":")[0] for name, each in steps.items()}
+    gpus = {name for name, each in steps.items() if "nvidia.com/gpu" in each["resources"]["limits"]}
+    assert list(images) == ["prepare", "probe", "check", "build", "finish"]
+    assert {name for name, image in images.items() if image == "engine-gpu"} == {"probe", "build"} == gpus
+    assert steps["check"]["args"] == steps["finish"]["args"] == ["engine", "check", "--work=$(RELEASE)"]
+    triton = pod(rendered[gpu], "keyahead-triton")["containers"][0]["command"][-1]
+    assert f"$RELEASE/{job.WHOLE}" in triton
+    assert f"$RELEASE/{job.PROBE_LOG}" in steps["probe"]["command"][-1]
+    assert steps["build"]["command"][-1].endswith(job.SCRIPT)
 
 
 def test_a_release_can_be_made_before_it_is_used(objects: list[Object]) -> None:

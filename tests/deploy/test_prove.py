@@ -42,7 +42,10 @@ elif name == "curl":
 elif step.startswith("keyahead engine serve") or step.startswith("keyahead serve"):
     if "engine" in step:
         print("Triton serves it. Ctrl-C stops it.")
-        print(json.dumps({{"address": "127.0.0.1:8801", "tokenizer": "/some/engine/tokenizer"}}), flush=True)
+        print(json.dumps({{"address": "127.0.0.1:8801", "tokenizer": "/some/engine/tokenizer", "max_drafts": 24}}), flush=True)
+    else:
+        with open(os.environ["FAKE_LOG"], "a") as log:
+            log.write(json.dumps(["told", "KEYAHEAD_MAX_DRAFTS=" + os.environ["KEYAHEAD_MAX_DRAFTS"]]) + "\\n")
     try:
         time.sleep(60)
     except KeyboardInterrupt:
@@ -64,6 +67,7 @@ EXPECTED = [
     "keyahead engine serve OPTIONS --port 8801 --json",
     "curl --silent --show-error --fail --max-time 5 http://127.0.0.1:8802/metrics",
     "keyahead serve",
+    "told KEYAHEAD_MAX_DRAFTS=24",
     "curl --silent --show-error --fail --max-time 5 http://127.0.0.1:9464/metrics",
     (
         "keyahead loadtest --address 127.0.0.1:50551 --typists 16 --duration 180 --engine-metrics http://127.0.0.1:8802/metrics "
@@ -72,7 +76,7 @@ EXPECTED = [
     "stopped keyahead serve",
     "stopped keyahead engine serve",
 ]
-OPTIONS = f"--model qwen2.5-coder-1.5b --gpu l4 --precision fp8 --image-digest {DIGEST} --work WORK/engines"
+OPTIONS = f"--model qwen2.5-coder-1.5b --gpu l4 --precision fp8 --runtime tensorrt --image-digest {DIGEST} --work WORK/engines"
 
 
 class Host:
@@ -186,6 +190,13 @@ def test_the_gpu_decides_the_precision(host: Host, product: str, options: str) -
     """FP8 where there is FP8."""
     host.prove(FAKE_GPU=product, FAKE_FAIL="keyahead engine build")
     assert options in host.asked[-1]
+
+
+@pytest.mark.parametrize(("product", "options"), [("NVIDIA A10", "--precision int4-awq"), ("NVIDIA L4", "--precision fp8")])
+def test_the_llm_api_can_be_proved_as_well(host: Host, product: str, options: str) -> None:
+    """On the same host with the same load, in a precision that it has, so that both can be compared."""
+    host.prove(FAKE_GPU=product, FAKE_FAIL="keyahead engine build", RUNTIME="llm-api")
+    assert f"{options} --runtime llm-api" in host.asked[-1]
 
 
 @pytest.mark.parametrize(

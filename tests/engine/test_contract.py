@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from keyahead.engine.contract import (
     DTYPES,
     INPUTS,
+    MAX_DRAFTS,
     OUTPUTS,
     PARAM_CLASS,
     PARAM_DEADLINE_MS,
@@ -31,6 +34,11 @@ from keyahead.engine.contract import (
 ids = st.lists(st.integers(0, 151_935), min_size=1, max_size=20).map(tuple)
 words = st.lists(ids, max_size=6).map(tuple)
 
+
+def _is_sound(request: EngineRequest) -> bool:
+    return not request.streaming or not (request.draft_ids or request.return_log_probs)
+
+
 requests = st.builds(
     EngineRequest,
     input_ids=ids,
@@ -44,7 +52,7 @@ requests = st.builds(
     exclude_input=st.booleans(),
     return_log_probs=st.booleans(),
     return_perf_metrics=st.booleans(),
-)
+).filter(_is_sound)
 
 
 @given(requests)
@@ -76,6 +84,27 @@ def test_a_response_survives_the_wire(response: EngineResponse) -> None:
     declared = {tensor.name: tensor for tensor in OUTPUTS}
     assert all(array.dtype == DTYPES[declared[name].datatype] for name, array in tensors.items())
     assert decode_response(tensors) == response
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"streaming": True, "draft_ids": (5,)}, "draft_input_ids: .*without streaming"),
+        ({"streaming": True, "return_log_probs": True}, "return_log_probs: .*crashes"),
+        ({"draft_ids": (5,) * (MAX_DRAFTS + 1)}, f"draft_input_ids: {MAX_DRAFTS + 1} drafts, .* {MAX_DRAFTS}"),
+        ({"max_new_tokens": 0}, "request_output_len: 0"),
+    ],
+)
+def test_a_trap_of_tensorrt_llm_is_not_sent(fields: dict[str, Any], reason: str) -> None:
+    """Refused with the reason before an engine can crash on it, drop it or answer with something else."""
+    with pytest.raises(ContractError, match=rf"^{reason}"):
+        encode_request(EngineRequest((1, 2), **fields))
+
+
+@pytest.mark.parametrize("fields", [{"draft_ids": (5,) * MAX_DRAFTS}, {"return_log_probs": True}, {"streaming": True}])
+def test_each_by_itself_is_sent(fields: dict[str, Any]) -> None:
+    """As many drafts as an engine takes, log-probabilities, a stream."""
+    assert encode_request(EngineRequest((1, 2), **fields))
 
 
 def changed(name: str, array: Array) -> dict[str, Array]:

@@ -12,8 +12,15 @@ import pytest
 from keyahead.engine.contract import DTYPES, EngineRequest, EngineResponse, WorkClass, decode_request, encode_request, encode_response
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
 from keyahead.service.engine_client import EngineClient, EngineError, _message
-from keyahead.service.model import EngineUnavailable
+from keyahead.service.errors import problem_of
+from keyahead.service.model import EngineUnavailable, Overloaded
 
+FULL = (
+    "RESOURCE_EXHAUSTED: input_ids: the engine's queue of 64 requests is full, retry later",
+    "[request id: d1] Exceeds maximum queue size",
+    "Encountered an error in executor: Maximum queue size of 64 has been reached, please try again later",
+)
+"""As the CPU engine, Triton's scheduler, and TensorRT-LLM's executor say it."""
 Infer = triton_pb2.ModelStreamInferResponse
 
 
@@ -36,6 +43,7 @@ class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self.stopped: list[str] = []
         self.healthy = True
+        self.full = ""
 
     async def ModelStreamInfer(self, requests: AsyncIterator[triton_pb2.ModelInferRequest], context: object) -> AsyncIterator[Infer]:
         outgoing: asyncio.Queue[Infer] = asyncio.Queue()
@@ -55,7 +63,7 @@ class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
                 request = decode_request({name: np.frombuffer(raw, kinds[name]).reshape(shapes[name]) for name, raw in arrays}, {})
                 if request.stop:
                     self.stopped.append(message.id)
-                    error = "" if self.healthy else "Stub process 'tensorrt_llm' is not healthy."
+                    error = self.full or ("" if self.healthy else "Stub process 'tensorrt_llm' is not healthy.")
                     outgoing.put_nowait(response(message.id, final=True, error=error))
                 else:
                     group.create_task(self._decode(message.id, request, outgoing))
@@ -63,6 +71,7 @@ class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
     async def _decode(self, request_id: str, request: EngineRequest, outgoing: asyncio.Queue[Infer]) -> None:
         last = request.input_ids[-1]
         errors = {900: "INVALID_ARGUMENT: input_ids: bad", 901: "Stub process 'tensorrt_llm' is not healthy."}
+        errors |= {902 + place: message for place, message in enumerate(FULL)}
         if last in errors:
             outgoing.put_nowait(response(request_id, final=True, error=errors[last]))
             return
@@ -161,6 +170,31 @@ def test_errors_are_told_apart(run: Callable[[Check], None]) -> None:
         with pytest.raises(EngineUnavailable):
             await collect(client, 901, 1)
         assert await collect(client, 1, 2) == [2, 3]
+
+    run(check)
+
+
+@pytest.mark.parametrize("place", range(len(FULL)))
+def test_a_full_queue_is_overload(run: Callable[[Check], None], place: int) -> None:
+    """Whoever says so: the editor is to come again, not to think that the engine is gone."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        with pytest.raises(Overloaded) as refused:
+            await collect(client, 902 + place, 1)
+        problem = problem_of(refused.value)
+        assert problem.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert problem.retry_after_s == 1.0
+
+    run(check)
+
+
+def test_an_engine_too_busy_for_a_ping_is_alive(run: Callable[[Check], None]) -> None:
+    """Its queue is full; what it works on is not given up."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        triton.full, seen = FULL[1], len(triton.stopped)
+        await until(lambda: len(triton.stopped) > seen + 1)
+        assert client.ready
 
     run(check)
 

@@ -53,11 +53,11 @@ class Model:
         return tokens[: right + 1]
 
 
-def decode(tokenizer: Tokenizer, guesses: list[str], unbiased_first: str = "") -> tuple[Decoding, Model, Speculation]:
+def decode(tokenizer: Tokenizer, guesses: list[str], unbiased_first: str = "", most: int = MOST) -> tuple[Decoding, Model, Speculation]:
     """Run a decode to its end, as a generation does."""
     decoding = Decoding(tokenizer, b"re", TrimContext(WRITTEN, "\n", "python", multiline=False, complete=True), 32)
     prompt = Prompt((1, 2, 3), b"re", tokenizer.encode("re")[0])
-    speculation = Speculation(prompt, WRITTEN, decoding, tokenizer, [Oracle(guesses)], Arbiter(), MOST)
+    speculation = Speculation(prompt, WRITTEN, decoding, tokenizer, [Oracle(guesses)], Arbiter(), most)
     played = Model(tokenizer, unbiased_first)
     for turn in range(100):
         if decoding.finish is not None:
@@ -107,3 +107,11 @@ def test_a_draft_ends_where_the_answer_would(tokenizer: Tokenizer) -> None:
     _, played, _ = decode(tokenizer, ["turn centre\nand more of it"])
     assert played.calls[0].draft is not None
     assert tokenizer.decode(played.calls[0].draft.tokens) == "return centre\n"
+
+
+def test_an_engine_that_takes_no_drafts_gets_none(tokenizer: Tokenizer) -> None:
+    """Whatever the sources guess: one call heals, and one decodes the rest, since there is nothing to look for in between."""
+    decoding, played, _ = decode(tokenizer, [ANSWER[2:26]] * 9, most=0)
+    assert decoding.text == ANSWER[2:]
+    assert [(call.draft, call.biased) for call in played.calls] == [(None, True), (None, False)]
+    assert [call.max_new_tokens for call in played.calls] == [1, 31]

@@ -84,6 +84,17 @@ def test_a_good_engine_may_serve(log: Path, tmp_path: Path) -> None:
     assert {"what": "contract: test_asks", "ok": True, "detail": "passed", "fatal": True} in written["findings"]
     assert "The engine may serve." in (folder / "preflight.txt").read_text()
     preflight.require_passed(folder)
+    preflight.require_servable(PLAN, folder, SilentProgress())
+
+
+def test_an_engine_that_moved_to_another_gpu_is_not_served(log: Path, tmp_path: Path) -> None:
+    """Its preflight passed elsewhere; the container is asked again, in brief."""
+    checked(tmp_path, PASSES)
+    log.write_text("")
+    (tmp_path / "facts").write_text(json.dumps(facts(gpus.get("a10"), "NVIDIA A10")))
+    with pytest.raises(SetupError, match="the GPU was NVIDIA L4 and is NVIDIA A10"):
+        preflight.require_servable(PLAN, tmp_path / "work" / PLAN.name, SilentProgress())
+    assert json.loads(log.read_text())[-2:] == ["/probe.py", "--brief"]
 
 
 @pytest.mark.parametrize("tests", ["def test_x(): assert False", "import pytest\ndef test_x(): pytest.skip('no')", "", "syntax error"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import shlex
 import signal
 from pathlib import Path
@@ -15,10 +16,11 @@ from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageE
 from keyahead.engine.store import RichProgress, cache_dir
 from keyahead.engine.trtllm import build as building
 from keyahead.engine.trtllm import image, job, roofline
+from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS
 from keyahead.engine.trtllm.image import Image
-from keyahead.engine.trtllm.plan import Plan
+from keyahead.engine.trtllm.plan import CHECKPOINT_DIR, Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits
+from keyahead.engine.trtllm.proposal import Limits, Runtime
 from keyahead.stack import docker, preflight
 
 _LIMITS = Limits()
@@ -30,6 +32,7 @@ class Action(enum.StrEnum):
     PLAN = "plan"
     BUILD = "build"
     PREPARE = "prepare"
+    CHECK = "check"
     PREFLIGHT = "preflight"
     SERVE = "serve"
 
@@ -39,17 +42,20 @@ def engine(
         Action,
         typer.Argument(
             help="plan: show it; build: run it; preflight: check what was built; serve: run Triton with it; "
-            "prepare: fill --work for a build where there is no Docker."
+            "prepare: fill --work for a build where there is no Docker; check: judge what was found and made there."
         ),
     ],
     model: Annotated[str, typer.Option(help="A size of Qwen2.5-Coder, such as qwen2.5-coder-1.5b.")] = "qwen2.5-coder-1.5b",
     gpu: Annotated[str, typer.Option(help="l4, a10, a100 or h100.")] = "l4",
     precision: Annotated[Precision, typer.Option(help="Format of the weights.")] = Precision.FP8,
+    runtime: Annotated[Runtime, typer.Option(help="A TensorRT engine, or PyTorch by the LLM API.")] = Runtime.TENSORRT,
     kv_cache: Annotated[KvCache, typer.Option(help="Format of keys and values.")] = KvCache.MODEL,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Requests in one step.")] = _LIMITS.max_batch_size,
     max_input: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = _LIMITS.max_input,
     max_output: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = _LIMITS.max_output,
-    max_drafts: Annotated[int, typer.Option(min=0, help="The longest draft that the service sends.")] = _LIMITS.max_drafts,
+    max_drafts: Annotated[
+        int | None, typer.Option(min=0, help="The longest draft: of the service, else 24; with llm-api, the engine's own, else 8.")
+    ] = None,
     max_num_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step.")] = _LIMITS.max_num_tokens,
     option: Annotated[list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="An option of trtllm-build; may be repeated.")] = None,
     parameter: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A parameter of the backend; may be repeated.")] = None,
@@ -68,18 +74,25 @@ def engine(
     as_json: JsonOption = False,
 ) -> None:
     """Plan, build or check a TensorRT-LLM engine for a GPU."""
+    output, place = Output(as_json), (work or cache_dir() / "engines").absolute()
+    if action is Action.CHECK:
+        _report(preflight.check(place, RichProgress()), output)
+        return
+    if runtime is Runtime.LLM_API and (option or parameter):
+        raise UsageError("--option and --parameter are for a TensorRT engine: leave them out with --runtime llm-api.")
+    drafts = runtime.default_drafts if max_drafts is None else max_drafts
     plan = Plan.make(
         model,
         gpu,
         precision,
-        Limits(max_batch_size, max_input, max_output, max_drafts, max_num_tokens),
+        Limits(max_batch_size, max_input, max_output, drafts, max_num_tokens),
         kv_cache=kv_cache,
         licence_accepted=accept_licence,
         build=_pairs(option),
         serving=_pairs(parameter),
         image=Image(image_tag, image_digest),
+        runtime=runtime,
     )
-    output, place = Output(as_json), (work or cache_dir() / "engines").absolute()
     if action is Action.PLAN:
         _show(plan, output)
         output.emit(plan.to_json())
@@ -118,7 +131,10 @@ def _show(plan: Plan, output: Output) -> None:
     output.console.print(table)
     for line in (*(f"Assumed: {each}." for each in roofline.ASSUMPTIONS), *(f"Note: {each}" for each in plan.notes)):
         output.console.print(line, style="dim")
-    _print_commands([list(plan.checkpoint_command), list(plan.build_command)], output)
+    output.console.print(f"For the service: KEYAHEAD_MAX_DRAFTS={plan.service_drafts}", style="dim")
+    if arguments := plan.llm_arguments(CHECKPOINT_DIR):
+        output.console.print(f"For the LLM API: {json.dumps(arguments)}", style="dim", soft_wrap=True)
+    _print_commands([list(command) for command in (plan.checkpoint_command, plan.build_command) if command], output)
 
 
 def _print_commands(commands: list[list[str]], output: Output) -> None:
@@ -144,7 +160,10 @@ def _preflight(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bo
         _print_commands(commands, output)
         output.emit({"folder": str(folder), "commands": commands})
         return
-    report = preflight.preflight(plan, work, port, RichProgress())
+    _report(preflight.preflight(plan, work, port, RichProgress()), output)
+
+
+def _report(report: preflight.Report, output: Output) -> None:
     output.console.print(report.to_text())
     output.emit(report.to_json())
     if not report.passed:
@@ -154,16 +173,16 @@ def _preflight(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bo
 def _serve(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bool) -> None:
     folder = work / plan.name
     if dry_run:
-        command = docker.serving_command(plan, folder, port, docker.CONTAINER)
-        _print_commands([command], output)
-        output.emit({"folder": str(folder), "commands": [command]})
+        commands = [plan.image.run(BRIEF_COMMAND, MOUNTS), docker.serving_command(plan, folder, port, docker.CONTAINER)]
+        _print_commands(commands, output)
+        output.emit({"folder": str(folder), "commands": commands})
         return
-    preflight.require_passed(folder)
+    preflight.require_servable(plan, folder, RichProgress())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with docker.serving(plan, folder, port) as serving:
             output.console.print(f"Triton serves {plan.name} at {serving.address}. Ctrl-C stops it.")
-            output.emit({"address": serving.address, "tokenizer": str(folder / "tokenizer")})
+            output.emit({"address": serving.address, "tokenizer": str(folder / "tokenizer"), "max_drafts": plan.service_drafts})
             code = serving.process.wait()
     except KeyboardInterrupt:
         return

@@ -206,8 +206,21 @@ def decode_stop_words(array: Array) -> tuple[tuple[int, ...], ...]:
     return tuple(words)
 
 
+def _require_sound(request: EngineRequest) -> None:
+    """What a TensorRT-LLM 1.2 engine answers with a crash, an error or something else than was meant; sources are in docs/gpu.md."""
+    if request.max_new_tokens < 1:
+        raise ContractError(f"request_output_len: {request.max_new_tokens}, expected at least 1")
+    if len(request.draft_ids) > MAX_DRAFTS:
+        raise ContractError(f"draft_input_ids: {len(request.draft_ids)} drafts, but engines are built for {MAX_DRAFTS}: send fewer")
+    if request.streaming and request.draft_ids:
+        raise ContractError("draft_input_ids: a request with drafts is one step and gives one response: send it without streaming")
+    if request.streaming and request.return_log_probs:
+        raise ContractError("return_log_probs: cancelling a stream that has them crashes TensorRT-LLM: ask without streaming")
+
+
 def encode_request(request: EngineRequest) -> dict[str, Array]:
-    """The tensors of a request; those at their default are left out."""
+    """The tensors of a request; those at their default are left out. ContractError for one that is a trap."""
+    _require_sound(request)
     tensors = {"input_lengths": _scalar("input_lengths", len(request.input_ids))}
     tensors["request_output_len"] = _scalar("request_output_len", request.max_new_tokens)
     if request.stop:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from keyahead.engine.contract import MAX_DRAFTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -137,6 +139,8 @@ class ServiceConfig:
     """Hard stop: calls beyond it are refused on arrival."""
     engine_places: int = _setting(16, int, _between(4, 4096))
     """Generations at the engine at once, as many as it works on side by side: `max_batch_size` of a GPU engine."""
+    max_drafts: int = _setting(MAX_DRAFTS, int, _between(0, MAX_DRAFTS))
+    """Drafts sent in one request at most, as many as the engine takes: `--max_draft_len` of a TensorRT engine, 0 for the LLM API."""
     tenant_weights: tuple[tuple[str, int], ...] = _setting((), _read_weights, _weights)
     """Parts of the engine's time, as `tenant=3,other=2`; a tenant that is not named has 1."""
     max_sessions: int = _setting(256, int, _between(1, 100_000))

@@ -46,6 +46,8 @@ PING_TIMEOUT_S = 3.0
 """Longest silence of a healthy engine, far above any step's time."""
 RECONNECT_S = 0.25
 _RETRY_AFTER_S = 1.0
+_QUEUE_FULL = ("RESOURCE_EXHAUSTED", "Exceeds maximum queue size", "Maximum queue size of")
+"""How our own engines, Triton's scheduler (core, scheduler_utils.cc) and TensorRT-LLM's executor (executorImpl.cpp) begin to say so."""
 _DATATYPES = {tensor.name: tensor.datatype for tensor in INPUTS}
 _OUTPUTS = ("output_ids", "sequence_length")
 _PERF_OUTPUTS = tuple(tensor.name for tensor in PERF_OUTPUTS)
@@ -163,9 +165,9 @@ class EngineClient:
     def _receive(self, response: triton_pb2.ModelStreamInferResponse) -> None:
         inner = response.infer_response
         if inner.id == "ping":
-            if response.error_message:
+            if response.error_message and not _is_queue_full(response.error_message):
                 raise TimeoutError
-            self._pong.set()
+            self._pong.set()  # Too busy even for a ping is alive.
             return
         decode = self._decodes.get(inner.id)
         if decode is None:
@@ -190,9 +192,13 @@ class EngineClient:
         self._decodes.clear()
 
 
+def _is_queue_full(message: str) -> bool:
+    return any(each in message for each in _QUEUE_FULL)
+
+
 def _error(message: str) -> Exception:
     """The engine prefixes its own errors with a code; what Triton says when the engine's process is gone has none."""
-    if "RESOURCE_EXHAUSTED" in message:
+    if _is_queue_full(message):
         return Overloaded("the engine's queue is full", _RETRY_AFTER_S)
     known = ("INVALID_ARGUMENT", "CANCELLED", "DEADLINE_EXCEEDED")
     return EngineError(message) if any(code in message for code in known) else EngineUnavailable(message)

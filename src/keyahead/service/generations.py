@@ -8,7 +8,7 @@ import time
 
 from keyahead.cache import Entry, PrefixCache
 from keyahead.engine.catalogue import Model
-from keyahead.engine.contract import MAX_DRAFTS, EngineRequest, WorkClass
+from keyahead.engine.contract import EngineRequest, WorkClass
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.admission import Ticket
 from keyahead.service.cold import Plan, Planner, PrefillRate, ReadPrompts
@@ -121,7 +121,8 @@ class Generations:
         )
         max_tokens = min(task.max_tokens, SHORTENED_TOKENS) if prompt.shortened else task.max_tokens
         decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, max_tokens)
-        speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, self._sources(query, place), self._arbiter, MAX_DRAFTS)
+        sources, most = self._sources(query, place), self._config.max_drafts
+        speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, sources, self._arbiter, most)
         bias = self._builder.first_token_bias(prompt.healed)
         generation = Generation(place, prompt, decoding, request, bias, speculation, Deadline(deadline.at + LINGER_S))
         ticket = Ticket(query.tenant, work_class, deadline.at, plan.cold_s, generation, weight)

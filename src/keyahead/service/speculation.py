@@ -45,7 +45,7 @@ class Speculation:
     def __init__(
         self, prompt: Prompt, written: str, decoding: Decoding, tokenizer: Tokenizer, sources: Sequence[Source], arbiter: Arbiter, most: int
     ) -> None:
-        """`written` is the document before the cursor; `most` is how many drafts the engine verifies in one step."""
+        """`written` is the document before the cursor; `most` is how many drafts the engine verifies in one step, 0 if it takes none."""
         self.prompt = prompt
         self._written = written
         self._decoding = decoding
@@ -69,11 +69,13 @@ class Speculation:
         """The call to make now; there is one as long as the decoding is not finished."""
         left = self._decoding.num_left
         draft = None
-        if left > 1 and not self._must_bias:
+        if self._most and left > 1 and not self._must_bias:
             draft = self._arbiter.choose(self._drafts(), min(self._most, left - 1), healing=bool(self._to_heal))
         if draft:
             return Call(len(draft.tokens) + 1, draft)
-        return Call(1, biased=True) if self._to_heal else Call(min(left, self._arbiter.piece()))
+        if self._to_heal:
+            return Call(1, biased=True)
+        return Call(min(left, self._arbiter.piece()) if self._most else left)  # Without drafts there is nothing to look for again.
 
     def received(self, call: Call, tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> None:
         """New tokens of a call: all of a one-step call's, or the next of a streaming one's."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from keyahead.engine.store import SetupError
 from keyahead.engine.trtllm.plan import Plan
-from keyahead.engine.trtllm.repository import SERVED_ENGINE_DIR, write_engine
+from keyahead.engine.trtllm.repository import SERVED_ENGINE_DIR, write_repository
 from keyahead.stack import probes
 
 READY_TIMEOUT_S = 600.0
@@ -47,7 +47,7 @@ class Serving:
 def serving_command(plan: Plan, folder: Path, port: int, name: str) -> list[str]:
     """How Triton is started with the engine in `folder`; `port` and, for metrics, the next are the host's, on the loopback interface."""
     options = ("--rm", "--name", name, "--publish", f"127.0.0.1:{port}:8001", "--publish", f"127.0.0.1:{port + 1}:8002")
-    mounts = {folder / "engine": f"{SERVED_ENGINE_DIR}:ro", folder / "repository": f"{_REPOSITORY_DIR}:ro"}
+    mounts = {folder / plan.served: f"{SERVED_ENGINE_DIR}:ro", folder / "repository": f"{_REPOSITORY_DIR}:ro"}
     server = ("tritonserver", f"--model-repository={_REPOSITORY_DIR}", "--disable-auto-complete-config", "--exit-timeout-secs=3")
     return plan.image.run(server, mounts, options=options)
 
@@ -55,7 +55,7 @@ def serving_command(plan: Plan, folder: Path, port: int, name: str) -> list[str]
 @contextmanager
 def serving(plan: Plan, folder: Path, port: int) -> Iterator[Serving]:
     """Triton with the engine while the body runs. Raises SetupError if it does not get ready."""
-    write_engine(folder / "repository", plan)
+    write_repository(folder / "repository", plan)
     name, log = f"{CONTAINER}-{os.getpid()}", folder / "triton.log"
     with log.open("wb") as output:
         server = subprocess.Popen(serving_command(plan, folder, port, name), stdout=output, stderr=subprocess.STDOUT)

@@ -12,8 +12,8 @@ from xml.etree import ElementTree as ET
 
 import keyahead
 from keyahead.engine.store import Progress, SetupError, atomic_file
-from keyahead.engine.trtllm import build
-from keyahead.engine.trtllm.facts import MOUNTS, PROBE_COMMAND, Facts
+from keyahead.engine.trtllm import build, job
+from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS, PROBE_COMMAND, Facts
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.preflight import Finding, compare
 from keyahead.stack import docker
@@ -61,15 +61,42 @@ def preflight(plan: Plan, work: Path, port: int, progress: Progress, tests: Path
     manifest = build.read_manifest(folder)
     facts = build.inspect(plan, folder, docker.run, progress)
     build.require_origin(manifest, facts.origin, folder)
-    findings = [*compare(plan, facts), _same_files(manifest.get("engine"), folder, progress)]
+    findings = [*compare(plan, facts), _same_files(plan, manifest.get("engine"), folder, progress)]
     if all(each.ok or not each.fatal for each in findings):
         with progress.step("Starting Triton", None), docker.serving(plan, folder, port) as serving:
             findings += _contract(plan, serving.address, folder, tests)
-    report = Report(plan, facts, tuple(findings))
+    return _written(Report(plan, facts, tuple(findings)), folder)
+
+
+def check(folder: Path, progress: Progress) -> Report:
+    """The part of a preflight that needs no container, for a folder of `job.prepare`, before and after its script has run.
+
+    Raises SetupError if the GPU, a version or the checkpoint is another. The last check leaves the file that Triton waits for.
+    """
+    plan, source = job.read_plan(folder)
+    facts = job.inspect(plan, source, folder, progress)
+    findings = [*compare(plan, facts), Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False)]
+    if job.is_built(folder):
+        job.finish(plan, source, folder, progress)
+        findings += [_same_files(plan, build.read_manifest(folder)["engine"], folder, progress), _same_repository(plan, folder)]
+    report = _written(Report(plan, facts, tuple(findings)), folder)
+    if report.passed and job.is_built(folder):
+        (folder / job.WHOLE).touch()
+    return report
+
+
+def _written(report: Report, folder: Path) -> Report:
     for name, text in {REPORT: json.dumps(report.to_json(), indent=2) + "\n", "preflight.txt": report.to_text()}.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text)
     return report
+
+
+def require_servable(plan: Plan, folder: Path, progress: Progress) -> None:
+    """Raise a SetupError unless the engine in `folder` has passed its preflight, and GPU and container are still those it was built on."""
+    require_passed(folder)
+    facts = build.inspect(plan, folder, docker.run, progress, BRIEF_COMMAND)
+    build.require_origin(build.read_manifest(folder), facts.origin, folder)
 
 
 def require_passed(folder: Path) -> None:
@@ -95,14 +122,22 @@ def contract_command(plan: Plan, address: str, folder: Path, tests: Path = CONTR
     """How the contract tests are run against an endpoint."""
     model = plan.proposal.network.name
     options = [f"--endpoint={address}", f"--endpoint-model={model}", f"--junitxml={folder / 'contract.xml'}", "-p", "no:cacheprovider"]
+    if not plan.service_drafts:
+        options += ["-m", "not drafts"]
     return [sys.executable, "-m", "pytest", str(tests), *options]
 
 
-def _same_files(recorded: object, folder: Path, progress: Progress) -> Finding:
-    right = recorded == build.digests(folder / "engine", progress)
+def _same_files(plan: Plan, recorded: object, folder: Path, progress: Progress) -> Finding:
+    right = recorded == build.digests(folder / plan.served, progress)
     return Finding(
-        "engine", right, "its files are those of the manifest" if right else "its files are not those of the manifest: build it anew"
+        plan.served, right, "its files are those of the manifest" if right else "its files are not those of the manifest: build it anew"
     )
+
+
+def _same_repository(plan: Plan, folder: Path) -> Finding:
+    right = job.has_repository(plan, folder)
+    detail = "its files are those of the plan" if right else "its files are not those of the plan: prepare it anew"
+    return Finding("repository", right, detail)
 
 
 def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Finding]:

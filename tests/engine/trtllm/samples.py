@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keyahead.engine.contract import INPUTS, OUTPUTS, Tensor
+from keyahead.engine.llmapi.sampling import SETTINGS
 from keyahead.engine.trtllm import flags, image, networks
 from keyahead.engine.trtllm.gpus import Gpu
 
@@ -63,6 +64,16 @@ def template() -> str:
 def facts(card: Gpu, product: str, **changes: Any) -> dict[str, Any]:
     """What the probe finds in the pinned container on a GPU."""
     options = " ".join(f"[--{name} X]" for name in sorted(flags.OPTIONS))
+    names = {
+        "TorchLlmArgs": [
+            *("model", "backend", "skip_tokenizer_init", "max_batch_size", "max_num_tokens", "max_seq_len", "enable_chunked_prefill"),
+            *("disable_overlap_scheduler", "kv_cache_config", "speculative_config", "tensor_parallel_size"),
+        ],
+        "SamplingParams": [*SETTINGS, "n", "best_of"],
+        "KvCacheConfig": ["enable_block_reuse", "free_gpu_memory_fraction", "host_cache_size", "dtype"],
+        "NGramDecodingConfig": ["max_draft_len", "max_matching_ngram_size", "is_keep_all", "is_use_oldest", "is_public_pool"],
+        "generate_async": ["inputs", "sampling_params", "streaming", "cache_salt", "lora_request"],
+    }
     quantize = "--model_dir --output_dir --dtype {auto,float16,bfloat16} --qformat {fp8,int8_sq,int4_awq} --calib_dataset --calib_size"
     return {
         "gpu": {"name": product, "compute_cap": card.compute_capability, "driver_version": "590.48.01", "memory.total": "23034 MiB"},
@@ -71,9 +82,10 @@ def facts(card: Gpu, product: str, **changes: Any) -> dict[str, Any]:
         "tensorrt": image.TENSORRT_VERSION,
         "help": {
             "trtllm-build": f"usage: trtllm-build {options} {{draft_tokens_external,medusa}}",
-            "quantize.py": f"{quantize} --awq_block_size",
+            "quantize.py": f"{quantize} --awq_block_size --export_format {{tensorrt_llm,hf}}",
             "convert_checkpoint.py": "--model_dir --output_dir --dtype {auto,float16,bfloat16,float32}",
         },
+        "llm_api": names,
         "config": template(),
         **changes,
     }

@@ -23,6 +23,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("licence", {"model": "qwen2.5-coder-3b"}, "research only"),
     ("known-options", {"build": {"max_batchsize": "8"}}, "no option --max_batchsize"),
     ("known-options", {"build": {"auto_parallel": "2"}}, "no --auto_parallel any more"),
+    ("known-options", {"build": {"max_decoder_seq_len": "9000"}}, "another name of --max_seq_len"),
+    ("known-options", {"build": {"output_dir": "/tmp"}}, "build's own to choose"),
     ("whole-numbers", {"build": {"max_seq_len": "long"}}, "'long'"),
     ("whole-numbers", {"build": {"max_batch_size": "0"}}, "'0'"),
     ("fp8-needs-ada", {"gpu": "a10"}, "a10 has 8.6"),

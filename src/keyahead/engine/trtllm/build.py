@@ -45,11 +45,10 @@ def phases(plan: Plan, source: Path, folder: Path) -> tuple[Phase, ...]:
     inputs = {source: f"{MODEL_DIR}:ro"}
     if plan.proposal.precision.needs_calibration:
         inputs[folder / "calibration"] = f"{CALIBRATION_DIR}:ro"
-    checkpoint = {folder / "checkpoint": f"{CHECKPOINT_DIR}:ro"}
-    return (
-        Phase("checkpoint", plan.checkpoint_command, inputs, CHECKPOINT_DIR),
-        Phase("engine", plan.build_command, checkpoint, ENGINE_DIR),
-    )
+    checkpoint = Phase("checkpoint", plan.checkpoint_command, inputs, CHECKPOINT_DIR)
+    if not plan.build_command:
+        return (checkpoint,)
+    return checkpoint, Phase("engine", plan.build_command, {folder / "checkpoint": f"{CHECKPOINT_DIR}:ro"}, ENGINE_DIR)
 
 
 def commands(plan: Plan, source: Path, folder: Path) -> list[list[str]]:
@@ -81,7 +80,7 @@ def build(plan: Plan, source: Path, work: Path, run: Run, progress: Progress, *,
         folder.mkdir(parents=True, exist_ok=True)
         facts = inspect(plan, folder, run, progress)
         require_gpu(plan, facts)
-        manifest = _begin(plan, source, folder, facts.origin, progress)
+        manifest = begin(plan, source, folder, facts.origin, progress)
         if not (folder / "tokenizer").exists():
             with atomic_folder(folder / "tokenizer") as target:
                 tokenizer.write_published(source, PRE_TOKENIZER, target)
@@ -91,9 +90,9 @@ def build(plan: Plan, source: Path, work: Path, run: Run, progress: Progress, *,
         for phase in phases(plan, source, folder):
             if not (folder / phase.name).exists():
                 manifest["phases"][phase.name] = _run(plan, phase, folder, run, progress)
-                _write(folder, manifest)
-        manifest["engine"] = digests(folder / "engine", progress)
-        _write(folder, manifest)
+                write_manifest(folder, manifest)
+        manifest["engine"] = digests(folder / plan.served, progress)
+        write_manifest(folder, manifest)
     return folder
 
 
@@ -107,11 +106,11 @@ def require_checkpoint(plan: Plan, source: Path) -> None:
         raise SetupError(f"{source} is not {plan.proposal.network.name} ({'; '.join(differences)}): pass that model's folder.")
 
 
-def inspect(plan: Plan, folder: Path, run: Run, progress: Progress) -> Facts:
+def inspect(plan: Plan, folder: Path, run: Run, progress: Progress, command: Sequence[str] = PROBE_COMMAND) -> Facts:
     """What the container and the GPU are."""
     log = folder / "probe.log"
     with progress.step("Looking at the container and the GPU", None):
-        run(plan.image.run(PROBE_COMMAND, MOUNTS), log)
+        run(plan.image.run(command, MOUNTS), log)
     return Facts.parse(log.read_text(errors="replace"))
 
 
@@ -152,11 +151,12 @@ def digests(folder: Path, progress: Progress) -> dict[str, str]:
     return found
 
 
-def _begin(plan: Plan, source: Path, folder: Path, origin: Origin, progress: Progress) -> dict[str, Any]:
+def begin(plan: Plan, source: Path, folder: Path, origin: Origin, progress: Progress) -> dict[str, Any]:
+    """The manifest, written unless it is there. SetupError if it was begun on another GPU or version, or from other weights."""
     files = digests(source, progress)
     if not (folder / MANIFEST).exists():
         manifest = {"keyahead": version("keyahead"), "plan": plan.to_json(), "origin": asdict(origin), "source": files, "phases": {}}
-        _write(folder, manifest)
+        write_manifest(folder, manifest)
         return manifest
     manifest = read_manifest(folder)
     require_origin(manifest, origin, folder)
@@ -176,6 +176,7 @@ def _run(plan: Plan, phase: Phase, folder: Path, run: Run, progress: Progress) -
     return {"command": command, "seconds": round(time.monotonic() - started, 1)}
 
 
-def _write(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
     with atomic_file(folder / MANIFEST) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from keyahead.engine.trtllm import probe
 
 PROBE = Path(probe.__file__)
 PROBE_COMMAND = ("python3", "/probe.py")
+BRIEF_COMMAND = (*PROBE_COMMAND, "--brief")
+"""Finds out the origin alone."""
 MOUNTS = {PROBE: "/probe.py:ro"}
 
 
@@ -45,6 +47,8 @@ class Facts:
     triton_release: str
     help: Mapping[str, str]
     """What each program says to --help."""
+    llm_api: Mapping[str, Sequence[str]]
+    """What the LLM API's classes and functions take."""
     config: str
     """NVIDIA's own config.pbtxt, a template."""
 
@@ -57,7 +61,7 @@ class Facts:
             gpu = raw["gpu"] or dict.fromkeys(probe.QUERY, "")
             origin = Origin(gpu["name"], gpu["compute_cap"], raw["tensorrt_llm"] or "", raw["tensorrt"] or "")
             texts = {name: text or "" for name, text in raw["help"].items()}
-            return cls(origin, gpu["driver_version"], raw["triton_release"] or "", texts, raw["config"] or "")
+            return cls(origin, gpu["driver_version"], raw["triton_release"] or "", texts, raw["llm_api"] or {}, raw["config"] or "")
         except (IndexError, KeyError, ValueError, TypeError) as error:
             raise SetupError(
                 "The container's probe printed nothing that can be read: run the docker command of --dry-run by hand."

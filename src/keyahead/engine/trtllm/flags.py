@@ -32,6 +32,8 @@ OPTIONS = SWITCHES | frozenset(
     "bert_context_fmha_fp32_acc remove_input_padding tokens_per_block use_paged_context_fmha use_fp8_context_fmha fuse_fp4_quant "
     "multiple_profiles paged_state streamingllm norm_quant_fusion reduce_fusion user_buffer use_fused_mlp pp_reduce_scatter".split()
 )
+ALIASES: Mapping[str, str] = {"max_decoder_seq_len": "max_seq_len", "max_multimodal_len": "max_prompt_embedding_table_size"}
+"""Second names. Rules judge by the first, and both together would contradict each other."""
 REMOVED_OPTIONS = frozenset({"auto_parallel", "gpus_per_node", "cluster_key"})
 """Options of versions before 1.0."""
 

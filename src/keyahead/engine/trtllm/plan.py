@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from keyahead.engine.trtllm import flags, gpus, networks, roofline
+from keyahead.engine.contract import MAX_DRAFTS
+from keyahead.engine.trtllm import flags, gpus, llm_api, networks, roofline
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits, Proposal
+from keyahead.engine.trtllm.proposal import Limits, Proposal, Runtime
 from keyahead.engine.trtllm.rules import BUILD_RULES
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
-from keyahead.engine.trtllm.verdicts import apply
+from keyahead.engine.trtllm.verdicts import Rule, apply
 
 MODEL_DIR, CALIBRATION_DIR, WORK_DIR = "/checkpoint", "/calibration", "/made"
 """Where the container sees the Hugging Face checkpoint, the calibration set and the results."""
@@ -50,6 +51,7 @@ class Plan:
         build: Mapping[str, str] | None = None,
         serving: Mapping[str, str] | None = None,
         image: Image | None = None,
+        runtime: Runtime = Runtime.TENSORRT,
     ) -> Plan:
         """The plan for a model of the catalogue on a GPU.
 
@@ -63,22 +65,21 @@ class Plan:
             build: options of `trtllm-build` that replace ours.
             serving: parameters of the backend that replace ours.
             image: the container, unless it is the pinned one.
+            runtime: what computes; `build` and `serving` are for TensorRT.
 
         Raises PlanRefused with the reason and source of every rule that refuses, and SetupError for a name that is not known.
 
         """
-        chosen = limits or Limits()
-        proposal = Proposal(
-            networks.get(model),
-            gpus.get(gpu),
-            precision,
-            chosen,
-            kv_cache,
-            licence_accepted,
-            flags.build_options(**dataclasses.asdict(chosen)) | dict(build or {}),
-            {**flags.SERVING, **(serving or {})},
-        )
-        proposal, notes = apply((*BUILD_RULES, *SERVING_RULES), proposal)
+        chosen = limits or Limits(max_drafts=runtime.default_drafts)
+        rules: tuple[Rule, ...]
+        if runtime is Runtime.TENSORRT:
+            rules = (*BUILD_RULES, *SERVING_RULES)
+            options, parameters = flags.build_options(**dataclasses.asdict(chosen)), flags.SERVING
+        else:
+            rules, options, parameters = llm_api.RULES, llm_api.options(chosen), llm_api.SERVING
+        options, parameters = {**options, **(build or {})}, {**parameters, **(serving or {})}
+        judged = networks.get(model), gpus.get(gpu), precision, chosen, kv_cache, licence_accepted
+        proposal, notes = apply(rules, Proposal(*judged, options, parameters, runtime))
         proposal, _ = apply(MEMORY_RULES, proposal)
         return cls(proposal, notes, image or Image())
 
@@ -88,24 +89,47 @@ class Plan:
 
         INT8 SmoothQuant goes through quantize.py, because convert_checkpoint.py --smoothquant reads no local calibration set: it loads one
         by name, and of an unknown name neither split nor column (TensorRT-LLM tensorrt_llm/models/convert_utils.py, load_calib_dataset).
+        The LLM API reads Hugging Face's format, quantized or as it is.
         """
         precision = self.proposal.precision
         common = ["--model_dir", MODEL_DIR, "--output_dir", CHECKPOINT_DIR, "--dtype", precision.dtype]
         if not precision.needs_calibration:
-            return ("python3", CONVERT, *common)
+            return ("python3", CONVERT, *common) if self._has_engine else ("cp", "-RL", f"{MODEL_DIR}/.", CHECKPOINT_DIR)
         samples = AWQ_SAMPLES if precision is Precision.INT4_AWQ else CALIBRATION_SAMPLES
         quantize = ["--qformat", _QFORMATS[precision], "--calib_dataset", CALIBRATION_DIR, "--calib_size", str(samples)]
         if precision is Precision.INT4_AWQ:
             quantize += ["--awq_block_size", "128"]
+        if not self._has_engine:
+            quantize += ["--export_format", "hf"]
         return ("python3", QUANTIZE, *common, *quantize)
 
     @property
     def build_command(self) -> tuple[str, ...]:
-        """From the checkpoint to the engine."""
+        """From the checkpoint to the engine; empty for the LLM API, which has none."""
+        if not self._has_engine:
+            return ()
         command = ["trtllm-build", "--checkpoint_dir", CHECKPOINT_DIR, "--output_dir", ENGINE_DIR]
         for name, value in self.proposal.build.items():
             command += [f"--{name}", value] if value else [f"--{name}"]
         return tuple(command)
+
+    def llm_arguments(self, model: str) -> dict[str, object]:
+        """Those of the LLM API, which sees the checkpoint in the folder `model`; empty for an engine."""
+        return {} if self._has_engine else llm_api.arguments(self.proposal, model)
+
+    @property
+    def served(self) -> str:
+        """The folder, of those with results, that the server loads."""
+        return "engine" if self._has_engine else "checkpoint"
+
+    @property
+    def service_drafts(self) -> int:
+        """What the service has to be told to send at most."""
+        return min(self.proposal.drafts, MAX_DRAFTS) if self._has_engine else 0
+
+    @property
+    def _has_engine(self) -> bool:
+        return self.proposal.runtime is Runtime.TENSORRT
 
     @property
     def latency(self) -> roofline.Latency:
@@ -129,16 +153,19 @@ class Plan:
         latency, memory = self.latency, self.memory
         return {
             "name": self.name,
+            "runtime": self.proposal.runtime.value,
             "model": self.proposal.network.name,
             "gpu": self.proposal.gpu.name,
             "precision": self.proposal.precision.value,
             "kv_cache": self.proposal.kv_cache.value,
             "limits": dataclasses.asdict(self.proposal.limits),
             "max_seq_len": self.proposal.max_seq_len,
+            "service_max_drafts": self.service_drafts,
             "image": self.image.reference,
             "checkpoint_command": list(self.checkpoint_command),
             "build_command": list(self.build_command),
             "serving": dict(self.proposal.serving),
+            "llm": self.llm_arguments(CHECKPOINT_DIR),
             "notes": list(self.notes),
             "expected": {
                 "weights_bytes": round(memory.weights),

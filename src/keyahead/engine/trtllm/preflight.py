@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from keyahead.engine.contract import INPUTS, OUTPUTS, Tensor
-from keyahead.engine.trtllm import image
+from keyahead.engine.llmapi.sampling import SETTINGS
+from keyahead.engine.trtllm import image, llm_api
 from keyahead.engine.trtllm.facts import Facts
 from keyahead.engine.trtllm.plan import Plan
 
@@ -16,7 +18,7 @@ _DECLARED = re.compile(
     r'name:\s*"(?P<name>\w+)"\s+data_type:\s*(?P<type>\S+)\s+dims:\s*\[(?P<dims>[^\]]*)\](?P<rest>.*?)(?=name:|\binput\b|\boutput\b|\Z)',
     re.DOTALL,
 )
-_CHOICES = ("--speculative_decoding_mode", "--qformat", "--dtype")
+_CHOICES = ("--speculative_decoding_mode", "--qformat", "--dtype", "--export_format")
 """Options whose values --help lists."""
 _PARAMETER = re.compile(r'key:\s*"(\w+)"')
 
@@ -35,7 +37,8 @@ class Finding:
 
 def compare(plan: Plan, facts: Facts) -> list[Finding]:
     """All comparisons, in the order to show them."""
-    return [*_versions(plan, facts), *_programs(plan, facts), *_config(plan, facts.config)]
+    interface = _config(plan, facts.config) if plan.build_command else _llm_api(plan, facts.llm_api)
+    return [*_versions(plan, facts), *_programs(plan, facts), *interface]
 
 
 def declared(config: str) -> dict[tuple[str, str], Tensor]:
@@ -66,10 +69,11 @@ def _versions(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def _programs(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    checkpoint = plan.checkpoint_command
-    program = checkpoint[1].rpartition("/")[2]
-    yield _options("trtllm-build", plan.build_command, facts.help.get("trtllm-build", ""))
-    yield _options(program, checkpoint, facts.help.get(program, ""))
+    if plan.build_command:
+        yield _options("trtllm-build", plan.build_command, facts.help.get("trtllm-build", ""))
+    program = plan.checkpoint_command[1].rpartition("/")[2]
+    if program.endswith(".py"):
+        yield _options(program, plan.checkpoint_command, facts.help.get(program, ""))
 
 
 def _options(program: str, command: Iterable[str], text: str) -> Finding:
@@ -94,6 +98,20 @@ def _config(plan: Plan, config: str) -> Iterator[Finding]:
     yield Finding(
         "parameters", not unknown, f"it knows no {', '.join(sorted(unknown))}" if unknown else "it knows every parameter of the plan"
     )
+
+
+def _llm_api(plan: Plan, found: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    arguments = llm_api.arguments(plan.proposal, "")
+    used: dict[str, Iterable[str]] = {
+        "TorchLlmArgs": arguments,
+        "SamplingParams": SETTINGS,
+        "KvCacheConfig": cast("dict[str, object]", arguments["kv_cache_config"]),
+        "NGramDecodingConfig": cast("dict[str, object]", arguments.get("speculative_config", {})),
+        "generate_async": ("sampling_params", "streaming", "cache_salt"),
+    }
+    for what, names in used.items():
+        missing = sorted(set(names) - set(found.get(what, ())))
+        yield Finding(f"LLM API: {what}", not missing, f"has no {', '.join(missing)}" if missing else "takes all that is passed")
 
 
 def _problem(ours: Tensor, theirs: Tensor | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,20 @@ from keyahead.engine.trtllm import flags, roofline
 from keyahead.engine.trtllm.gpus import Gpu
 from keyahead.engine.trtllm.networks import Network
 from keyahead.engine.trtllm.precision import KvCache, Precision
+
+
+class Runtime(enum.StrEnum):
+    """What computes in the container."""
+
+    TENSORRT = "tensorrt"
+    """An engine that `trtllm-build` makes, in the C++ backend; it verifies the service's drafts."""
+    LLM_API = "llm-api"
+    """PyTorch, by our own model over the LLM API; it drafts by itself (docs/adr/0015)."""
+
+    @property
+    def default_drafts(self) -> int:
+        """The longest draft unless told otherwise: the service's, or a short one of the engine's own, which costs on every step."""
+        return 24 if self is Runtime.TENSORRT else 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +38,7 @@ class Limits:
     max_output: int = 256
     """Tokens of an answer; the API's limit."""
     max_drafts: int = 24
-    """The longest draft that the service sends; 0 for an engine without drafts."""
+    """The longest draft that the service sends, or that the LLM API makes of the request's own text; 0 for an engine without drafts."""
     max_num_tokens: int = flags.DEFAULT_NUM_TOKENS
     """Tokens of one step."""
 
@@ -39,9 +54,10 @@ class Proposal:
     kv_cache: KvCache
     licence_accepted: bool
     build: Mapping[str, str]
-    """Options of `trtllm-build`, by name; one without a value has the empty text."""
+    """Options of `trtllm-build`, by name; one without a value has the empty text. The LLM API has some of the same name."""
     serving: Mapping[str, str]
     """Parameters of the backend."""
+    runtime: Runtime = Runtime.TENSORRT
 
     def number(self, option: str) -> int:
         """A build option that counts something; 0 if it is not given or no whole number (which a rule refuses)."""
@@ -56,7 +72,7 @@ class Proposal:
     @property
     def max_seq_len(self) -> int:
         """The engine's limit of prompt, answer and drafts together: the builder adds the drafts to what it is told."""
-        return self.number("max_seq_len") + self.drafts
+        return self.number("max_seq_len") + (self.drafts if self.runtime is Runtime.TENSORRT else 0)
 
     @property
     def memory(self) -> roofline.Memory:

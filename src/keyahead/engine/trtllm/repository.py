@@ -1,4 +1,4 @@
-"""The Triton repository of a TensorRT-LLM engine."""
+"""The Triton repository of a plan: a TensorRT-LLM engine's, or the LLM API's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ import shutil
 from pathlib import Path
 
 from keyahead.engine.contract import MODEL_NAME
+from keyahead.engine.llmapi.repository import write_llm
 from keyahead.engine.repository import config
 from keyahead.engine.trtllm.plan import Plan
+from keyahead.engine.trtllm.proposal import Runtime
 
 SERVED_ENGINE_DIR = "/engine"
-"""Where the serving container sees the engine."""
+"""Where the serving container sees the engine, or the LLM API's checkpoint."""
 MAX_QUEUE_SIZE = 64
 """Requests that wait in Triton, and again as many in the executor; admission belongs to the service."""
+
+
+def write_repository(folder: Path, plan: Plan, served: str = SERVED_ENGINE_DIR) -> Path:
+    """Write the repository, made anew, and return it; the server sees the plan's results in the folder `served`."""
+    if plan.proposal.runtime is Runtime.TENSORRT:
+        return write_engine(folder, plan, served)
+    vocab_size = plan.proposal.network.vocab_size
+    return write_llm(folder, {"llm": plan.llm_arguments(served), "vocab_size": vocab_size, "max_waiting": MAX_QUEUE_SIZE})
 
 
 def engine_config(plan: Plan, engine: str = SERVED_ENGINE_DIR) -> str:

@@ -33,6 +33,10 @@ def known_options(proposal: Proposal) -> Verdict:
     """An option that does not exist ends the build at its start."""
     if removed := flags.REMOVED_OPTIONS & proposal.build.keys():
         return Refusal(f"trtllm-build has no --{min(removed)} any more, since it was removed before 1.0: leave it out")
+    if aliases := flags.ALIASES.keys() & proposal.build.keys():
+        return Refusal(f"--{min(aliases)} is another name of --{flags.ALIASES[min(aliases)]}: give the latter")
+    if places := {"checkpoint_dir", "output_dir"} & proposal.build.keys():
+        return Refusal(f"--{min(places)} is the build's own to choose: leave it out, and use --work")
     if unknown := proposal.build.keys() - flags.OPTIONS:
         return Refusal(f"trtllm-build has no option --{min(unknown)}: leave it out or mend its name")
     return None
@@ -53,7 +57,8 @@ def fp8_needs_ada(proposal: Proposal) -> Verdict:
     if proposal.precision is not Precision.FP8 or proposal.gpu.sm >= _FP8_SM:
         return None
     return Refusal(
-        f"FP8 needs compute capability 8.9, and {proposal.gpu.name} has {proposal.gpu.compute_capability}: choose int8-sq or int4-awq"
+        f"FP8 needs compute capability 8.9, and {proposal.gpu.name} has {proposal.gpu.compute_capability}: "
+        "choose int4-awq, or int8-sq for a TensorRT engine"
     )
 
 
