@@ -29,6 +29,16 @@ def test_the_cut_is_at_the_first_line_end_behind_enough(tokens: list[str], want:
     assert first_lines("".join(tokens), ends_of(tokens)) == want
 
 
+def test_a_line_whose_end_was_trimmed_off_is_whole() -> None:
+    """An unfinished line behind it is cut back, and its line end goes with it; what is cut within a line stays unfinished, as do blanks."""
+    tokens = ["uf", "):", "\n", "        ", "print"]
+    assert first_lines("uf):", ends_of(tokens), 1, "\n        print") == "uf):"
+    assert first_lines("uf):", ends_of(tokens), 1, " # no") is None
+    assert first_lines("uf):", ends_of(tokens), 1) is None
+    assert first_lines("uf):", ends_of([*tokens, "("]), 6, "\n        print(") is None
+    assert first_lines("", ends_of(["\n", "\n", "def"]), 1, "\n\ndef") is None
+
+
 @given(st.lists(st.sampled_from(["a", " ", "\n", "()", "x\n"]), min_size=1, max_size=30))
 def test_what_is_cut_is_a_beginning_with_enough_tokens_and_stays_when_more_comes(tokens: list[str]) -> None:
     """Further tokens never change a settled cut."""

@@ -199,6 +199,17 @@ def test_an_automatic_request_takes_enough_early(run: Callable[..., None]) -> No
     run(check, seconds_per_token=0.02)
 
 
+def test_a_whole_short_line_is_given_early_while_the_next_is_decoded(run: Callable[..., None]) -> None:
+    """It is whole once its end has been decoded, however much there is of the line behind it: nothing of it is cut by the deadline."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        start = TEXT.index("dius):")
+        answer = await ask(pipeline, query(start, mode=Mode.AUTO), 0.5)
+        assert (answer.text, answer.finish_reason) == ("dius):", FinishReason.STOP)
+
+    run(check, seconds_per_token=0.028)
+
+
 def test_a_newer_request_supersedes_the_older_one(run: Callable[..., None]) -> None:
     """The old call ends at once, and its decode is stopped when the new text disagrees with it."""
 

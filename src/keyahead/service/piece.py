@@ -30,7 +30,8 @@ def piece_of(generation: Generation, place: Place, task: Task, *, early: bool) -
     typed = len(place.prefix) - len(generation.place.prefix)
     ends = decoding.ends_after(typed)
     text, ghost = decoding.suggestion()[typed:], decoding.shown()[typed:]
-    lines = first_lines(text, ends, 1 if early else ENOUGH_TOKENS) if task.by_lines else None
+    behind = decoding.text[typed + len(text) :]
+    lines = first_lines(text, ends, 1 if early else ENOUGH_TOKENS, behind) if task.by_lines else None
     if lines is not None:
         text = ghost = lines
     tokens = num_tokens(text, ends)
