@@ -199,13 +199,15 @@ def test_an_automatic_request_takes_enough_early(run: Callable[..., None]) -> No
     run(check, seconds_per_token=0.02)
 
 
-def test_a_whole_short_line_is_given_early_while_the_next_is_decoded(run: Callable[..., None]) -> None:
-    """It is whole once its end has been decoded, however much there is of the line behind it: nothing of it is cut by the deadline."""
+@pytest.mark.parametrize(("mode", "reason"), [(Mode.AUTO, FinishReason.STOP), (Mode.BLOCK, FinishReason.PARTIAL)])
+def test_a_whole_short_line_is_given_early_while_the_next_is_decoded(run: Callable[..., None], mode: Mode, reason: FinishReason) -> None:
+    """It is whole once its end has been decoded, whatever there is of the line behind it: it is not cut by the deadline. More of a block
+    follows.
+    """
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        start = TEXT.index("dius):")
-        answer = await ask(pipeline, query(start, mode=Mode.AUTO), 0.5)
-        assert (answer.text, answer.finish_reason) == ("dius):", FinishReason.STOP)
+        answer = await ask(pipeline, query(TEXT.index("dius):"), mode=mode), 0.5)
+        assert (answer.text, answer.finish_reason) == ("dius):", reason)
 
     run(check, seconds_per_token=0.028)
 
