@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
+from keyahead.service.extent import ENOUGH_TOKENS, first_lines, is_whole, num_tokens
 
 
 def ends_of(tokens: list[str]) -> list[int]:
@@ -27,6 +27,23 @@ def ends_of(tokens: list[str]) -> list[int]:
 def test_the_cut_is_at_the_first_line_end_behind_enough(tokens: list[str], want: str | None) -> None:
     """A short rest of a line brings the next line along; a long one stands alone."""
     assert first_lines("".join(tokens), ends_of(tokens)) == want
+
+
+def test_a_line_whose_end_was_trimmed_off_is_whole() -> None:
+    """An unfinished line behind it is cut back, and its line end goes with it; what is cut within a line stays unfinished, as do blanks."""
+    assert is_whole("uf):", "uf):\n        print")
+    assert is_whole("uf):", "uf): \n")
+    assert not is_whole("uf):", "uf): # no")
+    assert not is_whole("uf):", "uf):")
+    assert not is_whole("", "\n\ndef")
+
+
+def test_a_whole_line_counts_if_it_has_enough_tokens() -> None:
+    """Tokens behind its end do not help it."""
+    tokens = ["uf", "):", "\n", "        ", "print", "("]
+    assert first_lines("uf):", ends_of(tokens), 1, whole=True) == "uf):"
+    assert first_lines("uf):", ends_of(tokens), 1) is None
+    assert first_lines("uf):", ends_of(tokens), 6, whole=True) is None
 
 
 @given(st.lists(st.sampled_from(["a", " ", "\n", "()", "x\n"]), min_size=1, max_size=30))

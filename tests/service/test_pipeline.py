@@ -199,6 +199,19 @@ def test_an_automatic_request_takes_enough_early(run: Callable[..., None]) -> No
     run(check, seconds_per_token=0.02)
 
 
+@pytest.mark.parametrize(("mode", "reason"), [(Mode.AUTO, FinishReason.STOP), (Mode.BLOCK, FinishReason.PARTIAL)])
+def test_a_whole_short_line_is_given_early_while_the_next_is_decoded(run: Callable[..., None], mode: Mode, reason: FinishReason) -> None:
+    """It is whole once its end has been decoded, whatever there is of the line behind it: it is not cut by the deadline. More of a block
+    follows.
+    """
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        answer = await ask(pipeline, query(TEXT.index("dius):"), mode=mode), 0.5)
+        assert (answer.text, answer.finish_reason) == ("dius):", reason)
+
+    run(check, seconds_per_token=0.028)
+
+
 def test_a_newer_request_supersedes_the_older_one(run: Callable[..., None]) -> None:
     """The old call ends at once, and its decode is stopped when the new text disagrees with it."""
 
@@ -339,6 +352,19 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
         assert (await ask(pipeline, asked)).source is Source.MEMORY
 
     run(check)
+
+
+def test_a_cold_prompt_is_shortened_however_little_time_is_left(run: Callable[..., None]) -> None:
+    """A decode that begins too late for its request is joined by the next key, which shall not wait for a whole prompt to be read."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        engine.text = TEXT * 4
+        pipeline._generations._planner._rate.s_per_token = 1 / 500
+        answer = await ask(pipeline, dataclasses.replace(query(), prefix=TEXT * 3 + TEXT[:CURSOR]), 0.01)
+        assert answer.finish_reason is FinishReason.DEADLINE
+        assert answer.prompt_tokens <= 28
+
+    run(check, seconds_per_token=0.02)
 
 
 def test_a_request_that_cannot_be_on_time_is_refused(run: Callable[..., None]) -> None:

@@ -14,13 +14,19 @@ def num_tokens(text: str, token_ends: Sequence[int]) -> int:
     return min(bisect_left(token_ends, len(text)) + 1, len(token_ends)) if text else 0
 
 
-def first_lines(text: str, token_ends: Sequence[int], least: int = ENOUGH_TOKENS) -> str | None:
+def is_whole(text: str, raw: str) -> bool:
+    """Whether the last line of what trimming has left of `raw` is whole: its line end has been decoded, and was trimmed off."""
+    return bool(text.strip()) and raw[len(text) :].lstrip(" \t").startswith("\n")
+
+
+def first_lines(text: str, token_ends: Sequence[int], least: int = ENOUGH_TOKENS, *, whole: bool = False) -> str | None:
     """The text up to the first line end behind at least so many tokens, one of them not blank; None if it has none.
 
-    The rest of a line is often only a bracket or two, hardly worth showing by itself: then the next line comes along.
+    The rest of a line is often only a bracket or two, hardly worth showing by itself: then the next line comes along. A text whose last
+    line is `whole` has a line end behind it, too.
     """
     if len(token_ends) < least:
         return None
     blank = len(text) - len(text.lstrip())
-    end = text.find("\n", max(blank, token_ends[least - 1] - 1))
+    end = (f"{text}\n" if whole else text).find("\n", max(blank, token_ends[least - 1] - 1))
     return text[:end].rstrip() if end >= 0 else None

@@ -19,7 +19,7 @@ from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineClient
-from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
+from keyahead.service.extent import first_lines, num_tokens
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.generations import Generations
 from keyahead.service.metrics import Metrics
@@ -31,7 +31,7 @@ from keyahead.service.task import Task, task_of
 CACHE_BUDGET_S = 0.010
 """Longest wait for the cache, and at most a tenth of what is left of the deadline (reference: redis on a 200 ms path)."""
 EARLY_S = 0.1
-"""An automatic unary request that has waited so long takes a whole line, however short, or `ENOUGH_TOKENS` of one rather than wait for the
+"""An automatic unary request that has waited so long takes whole lines, however short, or `ENOUGH_TOKENS` of one rather than wait for the
 rest, which the next key finds: at 100 ms the next key has overtaken 4 % of suggestions, at 150 ms 22 % (data/typing.json). One that joins a
 decode takes `ENOUGH_TOKENS` at once."""
 
@@ -141,7 +141,7 @@ class Pipeline:
             while not generation.done and waiter.deadline.remaining() > 0 and generation.agrees(waiter.place):
                 early = not task.patient and time.monotonic() - begin >= EARLY_S
                 piece = piece_of(generation, waiter.place, task, early=early)
-                if piece.settled or (piece.num_tokens >= ENOUGH_TOKENS and (early or (joined and not task.patient))):
+                if piece.settled or (piece.enough and (early or (joined and not task.patient))):
                     break
                 if len(piece.ghost) > len(shown) and piece.ghost.startswith(shown) and piece.p_accept >= self._config.min_p_accept:
                     yield Delta(piece.ghost[len(shown) :])
