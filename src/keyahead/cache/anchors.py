@@ -85,7 +85,7 @@ class Found:
 
 
 def locate(scope: Scope, prefix: str, suffix: str) -> Iterator[Place]:
-    """The places to look at for this cursor, the nearest first, each worked out when it is asked for; a new completion hangs at the first."""
+    """The places to look at for this cursor, the nearest first, each worked out when asked for; a new completion hangs at the first."""
     head = islice(_NON_BLANK_LINE.finditer(suffix[:BELOW_CHARS]), BELOW_LINES)
     below = "".join(line[0] for line in head).rstrip()
     for start in islice(_line_starts(prefix), LOOKUP_PLACES):
