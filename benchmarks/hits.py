@@ -31,7 +31,7 @@ from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 
 RATE = 100.0
 """Requests a second."""
-PLACES = 60
+PLACES = 40
 TURN_S = 1.0
 """Empty calls and hits take turns of so long."""
 OTHERS = 3
