@@ -135,11 +135,15 @@ async def test_a_client_does_not_wait_for_the_records_of_its_call() -> None:
         labels = {"method": "Call", "outcome": outcome, "source": "memory", "trigger": "unknown"}
         return metrics.registry.get_sample_value("keyahead_request_seconds_count", labels)
 
-    with observed(metrics, Call("Call")):
-        current_call().answer = Answer("text", FinishReason.STOP, Source.MEMORY, 0, 3)
-    with pytest.raises(Superseded), observed(metrics, Call("Call")):
-        current_call().answer = Answer("text", FinishReason.STOP, Source.MEMORY, 0, 4)
-        raise Superseded
+    def make(tokens: int, error: Exception | None = None) -> None:
+        with observed(metrics, Call("Call")):
+            current_call().answer = Answer("text", FinishReason.STOP, Source.MEMORY, 0, tokens)
+            if error:
+                raise error
+
+    make(3)
+    with pytest.raises(Superseded):
+        make(4, Superseded())
     assert (counted("ok"), counted("aborted")) == (None, None)
     await asyncio.sleep(0)
     assert (counted("ok"), counted("aborted")) == (1, 1)
