@@ -127,7 +127,7 @@ def in_memory() -> Figure:
     gc.collect()
     tracemalloc.start()
     for number in range(COMPLETIONS):
-        here = locate(SCOPE, f"# {number}\n" + LINES[: 40 * (number % 20)] + "    total = ", f"# below {number}")[0]
+        here = next(locate(SCOPE, f"# {number}\n" + LINES[: 40 * (number % 20)] + "    total = ", f"# below {number}"))
         text = f"{number}: {COMPLETION.text}"
         tier.put(here.anchor, Candidate(here.since, Entry(text, "stop", 11, tuple(300 + end for end in COMPLETION.token_ends))))
     taken, _ = tracemalloc.get_traced_memory()

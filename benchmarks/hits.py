@@ -1,22 +1,24 @@
 """What the service itself costs: hits from memory and from Redis end to end, its overhead over the engine, a second process's cold start.
 
 Starts a stack of its own. Simulated people's requests are answered once by hand, so that whole suggestions lie in the cache. Then they are
-typed through at 100 requests a second, an open loop: at the service that has them in memory, and at a second one that finds them in Redis.
-Beside them stands what an empty call costs (gRPC's own health check), client, server and two cores included.
+typed through at 100 requests a second: at the service that has them in memory, and at others that find them in Redis. In turns with them
+stands what an empty call costs (gRPC's own health check), client, server and two cores included.
+
+The client is the plain blocking one, as an editor would use it, on one thread: a call is sent at its moment or, if the one before has not
+ended by then, late. How late is told apart.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-import uvloop
 from common import MODEL, SEED, Figure, arguments, model_folder, report_figures
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running import Service, Stack, another_service, running_stack
@@ -26,88 +28,105 @@ from keyahead.engine import catalogue
 from keyahead.loadtest import texts
 from keyahead.loadtest.plan import make_plan
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
-from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 
 RATE = 100.0
 """Requests a second."""
 PLACES = 40
+TURN_S = 1.0
+"""Empty calls and hits take turns of so long."""
+OTHERS = 3
+"""Service processes started one after the other on the same Redis: each finds a place there once, and then has it in memory."""
 TIMEOUT_S = 20.0
 
+Place = tuple[str, str, str]
+"""Path, prefix and suffix of a request."""
+Complete = Callable[[pb.CompleteRequest], pb.CompleteResponse]
 
-def places() -> list[tuple[str, str, str]]:
-    """Path, prefix and suffix of requests that people would make."""
+
+@dataclass
+class Seen:
+    """What came of some calls; times in milliseconds."""
+
+    answers: list[Any] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+    """From sending."""
+    late: list[float] = field(default_factory=list)
+    """From the intended moment to sending."""
+
+    def of(self, source: Any) -> list[float]:
+        """The times of the answers from one source, sorted."""
+        return sorted(took for answer, took in zip(self.answers, self.took, strict=True) if answer.source == source)
+
+
+def places(count: int = PLACES) -> list[Place]:
+    """Requests that people would make."""
     rng = random.Random(SEED)  # noqa: S311 - places, not secrets
     sources = texts.from_folder()
     found = []
-    for typist in range(PLACES):
-        plan = make_plan(sources, SEED, typist, PLACES, 60.0)
+    for typist in range(count):
+        plan = make_plan(sources, SEED, typist, count, 60.0)
         key = rng.choice([key for key in plan.keys if key.asks and not key.mistake])
         passage = plan.passages[key.passage]
         found.append((passage.path, passage.before + passage.typed[: key.position], passage.after))
     return found
 
 
-def request(path: str, prefix: str, suffix: str, trigger: Any) -> pb.CompleteRequest:
+def request(place: Place, trigger: Any) -> pb.CompleteRequest:
     """A request of nobody's session."""
+    path, prefix, suffix = place
     return pb.CompleteRequest(document=pb.Document(path=path, split=pb.SplitText(prefix=prefix, suffix=suffix)), trigger=trigger)
 
 
-def fill(service: Service) -> list[tuple[str, str, str]]:
-    """Have the places answered whole; what can then be typed through: each with one to all but the last two characters typed."""
-    stub = service.stub()
+def fill(complete: Complete, asked: Sequence[Place]) -> list[pb.CompleteRequest]:
+    """Have places answered whole; the requests that type through the answers, each with one to all but the last two characters typed."""
     hits = []
-    for path, prefix, suffix in places():
-        text = stub.Complete(request(path, prefix, suffix, pb.TRIGGER_MANUAL), timeout=TIMEOUT_S).text
-        hits += [(path, prefix + text[:typed], suffix) for typed in range(len(text) - 2)]
+    for place in asked:
+        path, prefix, suffix = place
+        text = complete(request(place, pb.TRIGGER_MANUAL)).text
+        hits += [request((path, prefix + text[:typed], suffix), pb.TRIGGER_AUTOMATIC) for typed in range(len(text) - 2)]
+    random.Random(SEED).shuffle(hits)  # noqa: S311
     return hits
 
 
-async def at_rate(call: Callable[[int], Awaitable[Any]], seconds: float) -> tuple[list[Any], list[float]]:
-    """Make calls at the rate; what they give, and milliseconds from each one's intended moment."""
-    results: list[Any] = []
-    times: list[float] = []
-
-    async def timed(number: int, at: float) -> None:
-        result = await call(number)
-        times.append((time.monotonic() - at) * 1e3)
-        results.append(result)
-
+def at_rate(call: Callable[[int], Any], numbers: range, seen: Seen, rate: float = RATE) -> None:
+    """Make calls at a rate, one after the other."""
     start = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(seconds * RATE)):
-            at = start + number / RATE
-            await asyncio.sleep(max(0.0, at - time.monotonic()))
-            group.create_task(timed(number, at))
-    return results, times
+    for number in numbers:
+        due = start + (number - numbers.start) / rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        sent = time.monotonic()
+        seen.answers.append(call(number))
+        seen.took.append((time.monotonic() - sent) * 1e3)
+        seen.late.append((sent - due) * 1e3)
 
 
-async def ask_all(service: Service, hits: list[tuple[str, str, str]], seconds: float) -> tuple[list[pb.CompleteResponse], list[float]]:
-    """Ask for hits."""
-    requests = [request(*hit, pb.TRIGGER_AUTOMATIC) for hit in hits]
-    async with grpc.aio.insecure_channel(service.address) as channel:
-        stub = pb_grpc.AutocompleteStub(channel)
-        return await at_rate(lambda number: stub.Complete(requests[number % len(requests)], timeout=TIMEOUT_S), seconds)
+def complete_of(service: Service) -> Complete:
+    """A client of its own."""
+    stub = service.stub()
+    return lambda request: stub.Complete(request, timeout=TIMEOUT_S)
 
 
-async def empty_calls(service: Service, seconds: float) -> list[float]:
-    """Ask for nothing."""
-    async with grpc.aio.insecure_channel(service.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        _, times = await at_rate(lambda _: stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S), seconds)
-        return sorted(times)
+def ask(service: Service, hits: Sequence[pb.CompleteRequest], seconds: float) -> tuple[Seen, Seen]:
+    """Ask for hits, and for nothing, in turns."""
+    complete, seen, empty = complete_of(service), Seen(), Seen()
+    health = health_pb2_grpc.HealthStub(grpc.insecure_channel(service.address, [("grpc.use_local_subchannel_pool", 1)]))
+    size = int(TURN_S * RATE)
+    for turn in range(int(seconds / TURN_S)):
+        numbers = range(turn * size, (turn + 1) * size)
+        at_rate(lambda number: complete(hits[number % len(hits)]), numbers, seen)
+        at_rate(lambda _: health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S), numbers, empty)
+    return seen, empty
 
 
-def figures_of(name: str, source: Any, answers: list[pb.CompleteResponse], times: list[float], bound: float) -> list[Figure]:
-    """Latency of the hits from one tier."""
-    own = sorted(spent for answer, spent in zip(answers, times, strict=True) if answer.source == source)
-    figures = []
-    for percent in (50, 99):
-        meaning = f"hit from {name}, end to end, p{percent} of {len(own)}"
-        figures.append(Figure(f"{name}_p{percent}", meaning, percentile(own, percent / 100), "ms", at_most=bound if percent > 50 else None))
-    return figures
+def figures_of(name: str, meaning: str, times: Sequence[float], bound: float | None = None) -> list[Figure]:
+    """Median and p99 of times, which are sorted."""
+    return [
+        Figure(f"{name}_p50", f"{meaning}, p50 of {len(times)}", percentile(times, 0.5), "ms"),
+        Figure(f"{name}_p99", "the same, p99", percentile(times, 0.99), "ms", at_most=bound),
+    ]
 
 
-def overhead(answers: list[pb.CompleteResponse]) -> list[Figure]:
+def overhead(answers: Sequence[pb.CompleteResponse]) -> list[Figure]:
     """Everything but the engine, by the service's own clock, of all answers."""
     spent = sorted(answer.timings_ms.total - answer.timings_ms.first_token - answer.timings_ms.decode for answer in answers)
     sources = Counter(pb.Source.Name(answer.source).removeprefix("SOURCE_").lower() for answer in answers)
@@ -118,26 +137,37 @@ def overhead(answers: list[pb.CompleteResponse]) -> list[Figure]:
     ]
 
 
+def hit_share(seen: Seen) -> float:
+    """Part of the answers that came without the engine."""
+    return sum(answer.source in {pb.SOURCE_MEMORY, pb.SOURCE_REDIS} for answer in seen.answers) / len(seen.answers)
+
+
+def from_redis(stack: Stack, hits: Sequence[pb.CompleteRequest], seconds: float) -> tuple[list[float], float]:
+    """Times of hits in Redis, of several service processes, and the first one's hit share from its start."""
+    times: list[float] = []
+    shares = []
+    for _ in range(OTHERS):
+        with another_service(stack, model_folder(catalogue.get(MODEL))) as second:
+            complete, seen = complete_of(second), Seen()
+            at_rate(lambda number, complete=complete: complete(hits[number % len(hits)]), range(int(seconds * RATE)), seen)  # type: ignore[misc]
+        times += seen.of(pb.SOURCE_REDIS)
+        shares.append(hit_share(seen))
+    return sorted(times), shares[0]
+
+
 def measure(stack: Stack, seconds: float) -> list[Figure]:
     """All figures."""
-    hits = fill(stack.service)
-    random.Random(SEED).shuffle(hits)  # noqa: S311
-    empty = uvloop.run(empty_calls(stack.service, seconds))
-    answers, times = uvloop.run(ask_all(stack.service, hits, seconds))
-    figures = [
-        Figure("empty_p50", "an empty call, end to end, p50", percentile(empty, 0.5), "ms"),
-        Figure("empty_p99", "the same, p99", percentile(empty, 0.99), "ms"),
-    ]
-    figures += [*figures_of("memory", pb.SOURCE_MEMORY, answers, times, 2.0), *overhead(answers)]
-    share = sum(answer.source == pb.SOURCE_MEMORY for answer in answers) / len(answers)
-    with another_service(stack, model_folder(catalogue.get(MODEL))) as second:
-        answers, times = uvloop.run(ask_all(second, hits, seconds))
-    figures += figures_of("redis", pb.SOURCE_REDIS, answers, times, 5.0)
-    cold = sum(answer.source in {pb.SOURCE_MEMORY, pb.SOURCE_REDIS} for answer in answers) / len(answers)
-    baseline = f"the first: {share:.2f}"
+    hits = fill(complete_of(stack.service), places())
+    seen, empty = ask(stack.service, hits, seconds)
+    times, cold = from_redis(stack, hits, seconds / 2)
+    share = hit_share(seen)
     return [
-        *figures,
-        Figure("second_share", "hit share of a second process, from its start", cold / share, "times", baseline, at_least=0.95),
+        *figures_of("empty", "an empty call, from sending", sorted(empty.took)),
+        *figures_of("memory", "hit from memory, from sending", seen.of(pb.SOURCE_MEMORY), 2.0),
+        *figures_of("redis", "hit from Redis, from sending", times, 5.0),
+        *figures_of("late", "how late the client sends", sorted(seen.late)),
+        *overhead(seen.answers),
+        Figure("second_share", "hit share of another process, from its start", cold / share, "times", f"first: {share:.2f}", at_least=0.95),
     ]
 
 

@@ -89,14 +89,15 @@ def running_stack(*options: str) -> Iterator[Stack]:
 
 
 @contextmanager
-def another_service(stack: Stack, model_folder: Path) -> Iterator[Service]:
-    """A second service process, with an empty memory, on the same engine and Redis."""
+def another_service(stack: Stack, model_folder: Path, **own: str) -> Iterator[Service]:
+    """A second service process, with an empty memory, on the same engine and Redis; `own` are further variables for it."""
     grpc_port, metrics_port = free_port(), free_port()
     settings = {
         **stack.environment,
         "KEYAHEAD_MODEL_FOLDER": str(model_folder),
         "KEYAHEAD_GRPC_PORT": str(grpc_port),
         "KEYAHEAD_METRICS_PORT": str(metrics_port),
+        **own,
     }
     process = subprocess.Popen([KEYAHEAD, "serve"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **settings})
     address = f"127.0.0.1:{grpc_port}"

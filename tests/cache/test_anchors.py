@@ -26,7 +26,7 @@ def lines(first: int, last: int) -> str:
 @given(CODE, CODE, st.text(alphabet="abc é", max_size=40), st.integers(0, LOOKUP_PLACES - 1))
 def test_typing_on_keeps_the_place_in_view(prefix: str, suffix: str, text: str, newlines: int) -> None:
     """A place is among those looked at after any typing that ends fewer lines than a look-up goes back, and it sees all that was typed."""
-    then = locate(SCOPE, prefix, suffix)[0]
+    then = next(locate(SCOPE, prefix, suffix))
     typed = "\n".join([text] * (newlines + 1))
     assert any(place.anchor == then.anchor and place.since == then.since + typed for place in locate(SCOPE, prefix + typed, suffix))
 
@@ -51,7 +51,7 @@ def test_places_are_small_even_in_huge_lines(lengths: list[int]) -> None:
 )
 def test_edits_above(prefix: str, same: bool) -> None:
     """Edits far above leave the place where it is; edits just above do not."""
-    assert (locate(SCOPE, prefix, "")[0] == locate(SCOPE, lines(0, 30) + "x = ", "")[0]) is same
+    assert (next(locate(SCOPE, prefix, "")) == next(locate(SCOPE, lines(0, 30) + "x = ", ""))) is same
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_edits_above(prefix: str, same: bool) -> None:
 )
 def test_edits_below(suffix: str, same: bool) -> None:
     """Edits below the next line with anything on it leave the place where it is; nearer ones do not."""
-    then = locate(SCOPE, "x = f(", ")\n\n    return 1\n\nclass Next:\n")
-    assert (locate(SCOPE, "x = f(", suffix) == then) is same
+    then = next(locate(SCOPE, "x = f(", ")\n\n    return 1\n\nclass Next:\n"))
+    assert (next(locate(SCOPE, "x = f(", suffix)) == then) is same
 
 
 @given(CODE, CODE.filter(bool), CODE)
@@ -87,7 +87,7 @@ def test_deleted_text_is_not_offered_again() -> None:
 
 def test_exact_comes_before_newer_and_newer_before_older() -> None:
     """Among the candidates of a place the one asked exactly here wins, then the newest."""
-    place = locate(SCOPE, "x = f", "")[0]
+    place = next(locate(SCOPE, "x = f", ""))
     old, exact, new = Candidate("x", entry(" = f(1)")), Candidate("x = f", entry("(2)")), Candidate("x =", entry(" f(3)"))
     assert (found := best(place, [new, exact, old]))
     assert found.candidate == exact

@@ -41,9 +41,11 @@ def test_every_field_and_the_server_key_change_the_name() -> None:
 
 
 def test_places_of_one_look_up_share_a_cluster_slot() -> None:
-    """The hash tag is the same at every line of one cursor and differs between tenants."""
-    names = [KEYRING.name(place.anchor) for place in locate(ANCHOR.scope, "a\nb\nc\nd", "\nend")]
-    other = KEYRING.name(locate(replace(ANCHOR.scope, tenant="other"), "a\nb\nc\nd", "\nend")[0].anchor)
+    """The hash tag is the same at every line of one cursor and differs between tenants; a place has the name it has by itself."""
+    anchors = [place.anchor for place in locate(ANCHOR.scope, "a\nb\nc\nd", "\nend")]
+    names = KEYRING.names(anchors)
+    assert names == [KEYRING.name(anchor) for anchor in anchors]
+    other = KEYRING.name(next(locate(replace(ANCHOR.scope, tenant="other"), "a\nb\nc\nd", "\nend")).anchor)
     assert len(set(names)) == 4
     assert len({name.split("}")[0] for name in names}) == 1
     assert other.split("}")[0] != names[0].split("}")[0]

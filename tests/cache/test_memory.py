@@ -37,7 +37,7 @@ class Tier(Protocol):
 
 
 def put(tier: Tier, prefix: str, text: str, scope: Scope = SCOPE, suffix: str = "") -> None:
-    here = locate(scope, prefix, suffix)[0]
+    here = next(locate(scope, prefix, suffix))
     tier.put(here.anchor, Candidate(here.since, entry(text)))
 
 
@@ -221,7 +221,7 @@ def test_the_limit_is_true() -> None:
     tracemalloc.start()
     for n in range(1000):
         ends = tuple(range(1000 + n, 1040 + n))
-        here = locate(SCOPE, f"line {n}\n" * 40 + "x = ", f"# {n}")[0]
+        here = next(locate(SCOPE, f"line {n}\n" * 40 + "x = ", f"# {n}"))
         tier.put(here.anchor, Candidate(here.since, Entry(f"{n:0160}", "stop", 40, ends)))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -13,9 +13,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from keyahead.service.errors import Draining, Unauthenticated
-from keyahead.service.interceptors import CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call
+from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call, observed
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import EngineUnavailable, Overloaded, Superseded
+from keyahead.service.model import Answer, EngineUnavailable, FinishReason, Overloaded, Source, Superseded
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -125,6 +125,29 @@ async def test_the_client_s_own_cancel_ends_the_handler_and_is_counted_as_such()
             await running
     labels = {"method": "Call", "outcome": "cancelled", "source": "none", "trigger": "unknown"}
     assert metrics.registry.get_sample_value("keyahead_request_seconds_count", labels) == 1
+
+
+async def test_a_client_does_not_wait_for_the_records_of_its_call() -> None:
+    """They are written when the loop comes round, by then the answer is with grpc; also when the call ends in an error."""
+    metrics = Metrics()
+
+    def counted(outcome: str) -> float | None:
+        labels = {"method": "Call", "outcome": outcome, "source": "memory", "trigger": "unknown"}
+        return metrics.registry.get_sample_value("keyahead_request_seconds_count", labels)
+
+    def make(tokens: int, error: Exception | None = None) -> None:
+        with observed(metrics, Call("Call")):
+            current_call().answer = Answer("text", FinishReason.STOP, Source.MEMORY, 0, tokens)
+            if error:
+                raise error
+
+    make(3)
+    with pytest.raises(Superseded):
+        make(4, Superseded())
+    assert (counted("ok"), counted("aborted")) == (None, None)
+    await asyncio.sleep(0)
+    assert (counted("ok"), counted("aborted")) == (1, 1)
+    assert metrics.registry.get_sample_value("keyahead_tokens_total", {"kind": "completion"}) == 7
 
 
 async def test_bytes_that_are_no_message_are_refused_and_never_unknown() -> None:

@@ -51,6 +51,13 @@ def test_only_fields_on_the_list_are_written(log: io.StringIO) -> None:
     assert (line["event"], line["level"], line["prefix_chars"]) == ("call", "info", 3)
 
 
+def test_what_json_does_not_know_costs_no_call(log: io.StringIO) -> None:
+    """A value of another type is told by its representation."""
+    structlog.get_logger().info("call", config={"redis_url": Path("a")}, elapsed_ms=1.5, reason="é")
+    (line,) = lines(log)
+    assert (line["config"], line["elapsed_ms"], line["reason"]) == ({"redis_url": repr(Path("a"))}, 1.5, "é")
+
+
 def test_a_library_s_message_is_told_without_its_text(log: io.StringIO) -> None:
     """Which library, where, and what kind of error; warnings and worse only."""
     try:

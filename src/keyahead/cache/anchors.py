@@ -84,12 +84,12 @@ class Found:
         return self.candidate.entry.after(self.typed)
 
 
-def locate(scope: Scope, prefix: str, suffix: str) -> list[Place]:
-    """The places to look at for this cursor, the nearest first; a new completion hangs at the first."""
+def locate(scope: Scope, prefix: str, suffix: str) -> Iterator[Place]:
+    """The places to look at for this cursor, the nearest first, each worked out when asked for; a new completion hangs at the first."""
     head = islice(_NON_BLANK_LINE.finditer(suffix[:BELOW_CHARS]), BELOW_LINES)
     below = "".join(line[0] for line in head).rstrip()
-    starts = islice(_line_starts(prefix), LOOKUP_PLACES)
-    return [Place(Anchor(scope, _above(prefix, start), below), prefix[start:]) for start in starts]
+    for start in islice(_line_starts(prefix), LOOKUP_PLACES):
+        yield Place(Anchor(scope, _above(prefix, start), below), prefix[start:])
 
 
 def best(place: Place, candidates: Iterable[Candidate]) -> Found | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -38,13 +38,18 @@ class Keyring:
         self.sealing = material[_NAMING_BYTES:]
 
     def name(self, anchor: Anchor) -> str:
-        """The Redis key of an anchor.
+        """The Redis key of an anchor."""
+        return self.names([anchor])[0]
 
-        The part in braces is the same for all the places of one look-up, so a Redis Cluster keeps them in one slot and one round trip is
-        enough.
+    def names(self, anchors: Sequence[Anchor]) -> list[str]:
+        """The Redis keys of the places of one look-up, which differ only in the text above.
+
+        The part in braces is the same for all of them, so a Redis Cluster keeps them in one slot and one round trip is enough.
         """
-        *group, above = anchor.fields()
-        return f"c:{FORMAT}:{{{self._digest(group, 8)}}}:{self._digest([*group, above], 16)}"
+        *group, _ = anchors[0].fields()
+        packed = pack(group)
+        slot = self._digest(packed, 8)
+        return [f"c:{FORMAT}:{{{slot}}}:{self._digest(packed + pack([anchor.above]), 16)}" for anchor in anchors]
 
-    def _digest(self, fields: Iterable[str], size: int) -> str:
-        return hmac.digest(self._naming, pack(fields), "sha256")[:size].hex()
+    def _digest(self, packed: bytes, size: int) -> str:
+        return hmac.digest(self._naming, packed, "sha256")[:size].hex()

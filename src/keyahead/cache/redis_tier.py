@@ -54,9 +54,8 @@ class RedisTier:
 
     def __init__(self, settings: RedisSettings, events: CacheEvents) -> None:
         """Raises ValueError if the server key is too short or the address is not one of Redis."""
-        keyring = Keyring(settings.server_key)
-        self._name = keyring.name
-        self._codec = Codec(keyring)
+        self._keyring = Keyring(settings.server_key)
+        self._codec = Codec(self._keyring)
         self._budget_s = settings.budget_s
         self._events = events
         self._breaker = Breaker(events.breaker)
@@ -78,7 +77,7 @@ class RedisTier:
 
     def put(self, anchor: Anchor, candidate: Candidate) -> None:
         """Add a candidate, soon; dropped when its tenant writes too much or Redis cannot keep up."""
-        name, value = self._name(anchor), self._codec.seal(anchor, candidate)
+        name, value = self._keyring.name(anchor), self._codec.seal(anchor, candidate)
         if self._quota.take(anchor.scope.tenant, len(name) + len(value)):
             self._writer.put(name, value)
         else:
@@ -109,7 +108,7 @@ class RedisTier:
         return task
 
     async def _read(self, places: list[Place]) -> Found | None:
-        names = [self._name(place.anchor) for place in places]
+        names = self._keyring.names([place.anchor for place in places])
         started = time.monotonic()
         values = await self._fetch(names)
         if values is None:

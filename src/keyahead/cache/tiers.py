@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import tee
 
 from keyahead.cache.anchors import Candidate, Found, Place, locate
 from keyahead.cache.interface import CacheEvents, Entry, Hit, Neighbour, PrefixCache, Scope, Tier
@@ -32,12 +33,14 @@ class TieredCache:
 
     async def lookup(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
         """See PrefixCache."""
-        places = locate(scope, prefix, suffix)
-        if found := self._memory.find(places):
-            return self._hit(places, found, "memory")
-        if self._redis and (found := await self._redis.find(places, budget_s)):
+        # The first place is where nearly all that is found in memory hangs; the others are worked out only if it is not there.
+        ahead, places = tee(locate(scope, prefix, suffix))
+        if found := self._memory.find(ahead):
+            return self._hit(next(places), found, "memory")
+        known = list(places)
+        if self._redis and (found := await self._redis.find(known, budget_s)):
             self._memory.put(found.anchor, found.candidate)
-            return self._hit(places, found, "redis")
+            return self._hit(known[0], found, "redis")
         self._events.miss()
         return None
 
@@ -49,7 +52,7 @@ class TieredCache:
         """See PrefixCache."""
         if not entry.text:
             return
-        here = locate(scope, prefix, suffix)[0]
+        here = next(locate(scope, prefix, suffix))
         candidate = Candidate(here.since, entry)
         self._memory.put(here.anchor, candidate)
         if self._redis:
@@ -60,8 +63,8 @@ class TieredCache:
         if self._redis:
             await self._redis.aclose()
 
-    def _hit(self, places: list[Place], found: Found, tier: Tier) -> Hit:
-        remainder, here = found.remainder(), places[0]
+    def _hit(self, here: Place, found: Found, tier: Tier) -> Hit:
+        remainder = found.remainder()
         if found.anchor != here.anchor:
             # Typed over a line end: hang what is left here, so that a long block can be typed through beyond the lines a look-up goes back.
             self._memory.put(here.anchor, Candidate(here.since, remainder))

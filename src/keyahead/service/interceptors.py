@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from keyahead.service.metrics import Metrics
-    from keyahead.service.model import Timings
+    from keyahead.service.model import Answer
     from keyahead.service.tracing import CallTrace, Tracing
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -50,12 +50,23 @@ class Call:
 
     method: str
     tenant: str = "default"
-    source: str = "none"
     trigger: str = "unknown"
     facts: dict[str, str | int | float] = field(default_factory=dict)
     """For the log line and the trace of the call; never text of a request or an answer."""
-    timings: Timings | None = None
-    """Of its answer."""
+    answer: Answer | None = None
+    """Once it is known."""
+
+    def described(self) -> dict[str, str | int | float]:
+        """All facts, those of the answer with them."""
+        if self.answer is None:
+            return {"source": "none", **self.facts}
+        return {
+            "source": self.answer.source.value,
+            **self.facts,
+            "finish_reason": self.answer.finish_reason.value,
+            "prompt_tokens": self.answer.prompt_tokens,
+            "completion_tokens": self.answer.completion_tokens,
+        }
 
 
 _current: ContextVar[Call] = ContextVar("keyahead_call")
@@ -74,6 +85,10 @@ class CallInterceptor(Base):
 
     prefix = "/keyahead."
 
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+        """The wrapped ones, by path: grpc asks for a handler with every call, and gives the same one."""
+
     @abstractmethod
     async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
         """Work around one call; `proceed` goes on to the next interceptor or the handler."""
@@ -88,8 +103,11 @@ class CallInterceptor(Base):
         """Called by grpc for each call."""
         handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
-        # An unknown method has no handler; grpc answers UNIMPLEMENTED.
-        return self._wrapped(handler, path.rpartition("/")[2]) if handler and path.startswith(self.prefix) else handler
+        if not handler or not path.startswith(self.prefix):
+            return handler  # None for an unknown method, to which grpc answers UNIMPLEMENTED.
+        if path not in self._handlers:
+            self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
+        return self._handlers[path]
 
     def _wrapped(self, handler: Handler, method: str) -> Handler:
         behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
@@ -163,6 +181,7 @@ class RequestMetrics(CallInterceptor):
     """Times each call, counts how it ended, writes its log line and, if it is sampled, its trace."""
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        super().__init__()
         self._metrics = metrics
         self._tracing = tracing
 
@@ -196,13 +215,19 @@ def observed(metrics: Metrics, call: Call, trace: CallTrace | None = None) -> It
             metrics.superseded.inc()
         raise
     finally:
-        elapsed = time.perf_counter() - started
-        metrics.requests.labels(call.method, outcome, call.source, call.trigger).observe(elapsed)
-        structlog.get_logger().info(
-            "call", method=call.method, outcome=outcome, source=call.source, elapsed_ms=round(elapsed * 1000, 1), **call.facts
-        )
-        if trace:
-            trace.end(outcome, {"source": call.source, "trigger": call.trigger, **call.facts}, call.timings)
+        # In the loop's next round, when grpc has sent the answer: the client does not wait for our records.
+        asyncio.get_running_loop().call_soon(_record, metrics, call, trace, outcome, time.perf_counter() - started)
+
+
+def _record(metrics: Metrics, call: Call, trace: CallTrace | None, outcome: str, elapsed_s: float) -> None:
+    """Count a call that has ended, write its log line and end its trace."""
+    facts = call.described()
+    metrics.requests.labels(call.method, outcome, facts["source"], call.trigger).observe(elapsed_s)
+    if call.answer:
+        metrics.answered(call.answer)
+    structlog.get_logger().info("call", method=call.method, outcome=outcome, elapsed_ms=round(elapsed_s * 1000, 1), **facts)
+    if trace:
+        trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
 
 
 class TenantAuth(CallInterceptor):
@@ -213,6 +238,7 @@ class TenantAuth(CallInterceptor):
 
     def __init__(self, tokens: Sequence[tuple[str, bytes]]) -> None:
         """Tenants and their tokens' SHA-256 digests; none means that everybody is the tenant `default`."""
+        super().__init__()
         self._tokens = tuple(tokens)
 
     async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
@@ -238,6 +264,7 @@ class InFlightLimit(CallInterceptor):
     """The hard stop: refuses calls beyond a number, and all new ones once draining. Idle sessions have a number of their own."""
 
     def __init__(self, limit: int, max_sessions: int, metrics: Metrics) -> None:
+        super().__init__()
         self._limit = limit
         self._max_sessions = max_sessions
         self._gauge = metrics.in_flight

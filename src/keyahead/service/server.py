@@ -148,13 +148,14 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]
     ) -> pb.CompleteResponse:
         query = to_query(request, current_call().tenant, self._limits, root)
-        query = dataclasses.replace(query, streamed=on_delta is not _ignore)
+        if on_delta is not _ignore:
+            query = dataclasses.replace(query, streamed=True)
         answer = await self._run(query, context.time_remaining(), on_delta)
         self._reports.remember(query, answer)
         return to_response(answer, query.request_id, self._model)
 
     async def _run(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
-        """Complete, and tell the call's log line and the metrics about it."""
+        """Complete, and have it in the call's records."""
         call = current_call()
         call.trigger = query.trigger.value
         call.facts.update(
@@ -163,15 +164,8 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             suffix_chars=len(query.suffix),
             context_files=len(query.context),
         )
-        answer = await self._complete(query, remaining_s, on_delta)
-        call.source, call.timings = answer.source.value, answer.timings
-        call.facts.update(
-            finish_reason=answer.finish_reason.value,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-        )
-        self._metrics.answered(answer)
-        return answer
+        call.answer = await self._complete(query, remaining_s, on_delta)
+        return call.answer
 
     async def _complete(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
         """Run the completer within the call's time, given the seconds left of the client's deadline, if it set one."""

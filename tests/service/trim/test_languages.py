@@ -21,6 +21,8 @@ from keyahead.service.trim import language_of
         ("run", "shellscript", "shell"),
         ("x.py", " Rust ", "rust"),
         ("x.unknown", "", ""),
+        ("a.b/.py", "", ""),
+        ("x.tar.rs", "", "rust"),
         ("", "", ""),
         ("notes", "cobol", "cobol"),
     ],

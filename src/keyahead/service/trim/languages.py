@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 # LSP identifiers (LSP 3.17, TextDocumentItem) and common nicknames whose code trims alike.
 _ALIASES = {
     "bash": "shell",
@@ -85,5 +83,6 @@ def language_of(path: str, language: str) -> str:
     said = language.strip().lower()
     if said:
         return _ALIASES.get(said, said)
-    file = PurePosixPath(path.replace("\\", "/").lower())
-    return _BY_NAME.get(file.name) or _BY_EXTENSION.get(file.suffix.removeprefix("."), "")
+    name = path.replace("\\", "/").lower().rpartition("/")[2]
+    stem, _, extension = name.rpartition(".")
+    return _BY_NAME.get(name) or (_BY_EXTENSION.get(extension, "") if stem else "")
