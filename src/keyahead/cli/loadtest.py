@@ -19,7 +19,7 @@ from keyahead.cli.options import DEFAULT_MODEL, ModelOption
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
 from keyahead.loadtest import junit, report, verdict
 from keyahead.loadtest.compare import CompareError, compare
-from keyahead.loadtest.config import Config, Kind, Target
+from keyahead.loadtest.config import Config, Kind, Target, Via
 from keyahead.loadtest.cost import Prices
 from keyahead.loadtest.report_data import ReportError
 from keyahead.loadtest.run import GeneratorError
@@ -27,6 +27,7 @@ from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_NAMES = {Via.CALLS: "keyahead", Via.SESSION: "keyahead by session"}
 Price = Annotated[float | None, typer.Option(min=0, help="For the costs, in any currency; give all four or none.")]
 
 
@@ -41,6 +42,7 @@ def loadtest(
     shape: Annotated[
         Shape, typer.Option(help="How many type when; a ramp goes from 1 to --typists and finds the capacity.")
     ] = Shape.STEADY,
+    via: Annotated[Via, typer.Option(help="How keyahead is asked: a call for each key, or a Session stream for each typist.")] = Via.CALLS,
     seed: Annotated[int, typer.Option(help="The same seed gives the same keys.")] = 0,
     texts: Annotated[Path | None, typer.Option(help="A folder of source files to type; by default Python's standard library.")] = None,
     history: Annotated[Path | None, typer.Option(help="A git repository, of which what its commits added is typed.")] = None,
@@ -67,7 +69,7 @@ def loadtest(
     if context.invoked_subcommand:
         return
     output = Output(as_json)
-    target = Target(Kind.KEYAHEAD, address or "", "keyahead")
+    target = Target(Kind.KEYAHEAD, address or "", _NAMES[via], via=via)
     config = Config(
         target, typists, duration, shape, seed, _texts(texts, history), history is not None, repeat_files, take, run_id(), workers
     )
