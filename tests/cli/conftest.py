@@ -19,6 +19,8 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
 
     def __init__(self) -> None:
         self.requests: list[pb.CompleteRequest] = []
+        self.session_ids: list[str] = []
+        """What each request had as metadata for a proxy."""
         self.deltas: tuple[str, ...] = ()
         self.address = "127.0.0.1:0"
         self._server: grpc.Server | None = None
@@ -35,6 +37,7 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
     def Complete(self, request: pb.CompleteRequest, context: grpc.ServicerContext) -> pb.CompleteResponse:
         """One answer."""
         self.requests.append(request)
+        self.session_ids += [str(value) for name, value in context.invocation_metadata() if name == "x-session-id"]
         return self._answer(request, context)
 
     def StreamComplete(self, request: pb.StreamCompleteRequest, context: grpc.ServicerContext) -> Iterator[pb.StreamCompleteResponse]:

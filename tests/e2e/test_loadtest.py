@@ -103,24 +103,29 @@ def hold_up(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
 
 
 def test_verdicts(stack: Running, tmp_path: Path) -> None:
-    """One typist for 15 s gives a valid run, which is too short to pass. A service whose answers come 300 ms later fails. A generator that
-    is held up makes the run invalid.
+    """One typist for 15 s gives a valid run, which is too short to pass, and so does one who uses a session. A service whose answers come
+    300 ms later fails. A generator that is held up makes the run invalid.
     """
     objectives = tmp_path / "objectives.toml"
     objectives.write_text(PATIENT)  # In 15 s of three people in cold files, few characters are shown in time.
     with slowed(stack.address) as slow_address, ThreadPoolExecutor() as pool:
-        plain, slow, late = (
+        plain, session, slow, late = (
             loadtest(stack.address, "--engine-metrics", stack.triton_metrics, "--objectives", str(objectives)),
+            loadtest(stack.address, "--via", "session", "--seed", "2"),
             loadtest(slow_address),
             loadtest(stack.address, "--seed", "1"),
         )
-        outcomes = [pool.submit(outcome, plain), pool.submit(outcome, slow), pool.submit(hold_up, late)]
-        (code, result), (slow_code, slow_result), (late_code, late_result) = (each.result() for each in outcomes)
+        outcomes = [pool.submit(outcome, each) for each in (plain, session, slow)] + [pool.submit(hold_up, late)]
+        (code, result), (_, session_result), (slow_code, slow_result), (late_code, late_result) = (each.result() for each in outcomes)
     assert code == 3, result["verdict"]
     statuses = {case["name"]: case["status"] for case in result["verdict"]["objectives"]}
     assert statuses["generator.sent"] == "pass"
     assert result["systems"][0]["figures"]["asked"] == result["systems"][0]["generator"]["planned"] > 0
     assert result["systems"][0]["figures"]["outcomes"]["answered"] > 0
     assert result["cancels"] is not None
+    by_session = session_result["systems"][0]
+    assert by_session["figures"]["asked"] == by_session["generator"]["planned"] > 0
+    assert by_session["figures"]["outcomes"]["answered"] > 0
+    assert not any("RESYNC" in code for code in by_session["figures"]["errors"])
     assert (slow_code, slow_result["verdict"]["status"]) == (1, "fail")
     assert (late_code, late_result["verdict"]["status"]) == (3, "invalid")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keyahead.cli import loadtest_checks as checks
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import HELP as BASELINE_HELP
 from keyahead.cli.baselines import parse
@@ -27,6 +28,7 @@ from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_LONGEST_S = 7 * 86400.0
 _NAMES = {Via.CALLS: "keyahead", Via.SESSION: "keyahead by session"}
 Price = Annotated[float | None, typer.Option(min=0, help="For the costs, in any currency; give all four or none.")]
 
@@ -38,7 +40,7 @@ def loadtest(
         str | None, typer.Option(envvar="KEYAHEAD_ADDRESS", help="Host and port of a running service; without it one is started.")
     ] = None,
     typists: Annotated[int, typer.Option(min=1, help="People who type at once.")] = 4,
-    duration: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long they type.")] = 180,
+    duration: Annotated[float, typer.Option(min=1, max=_LONGEST_S, metavar="SECONDS", help="How long they type.")] = 180,
     shape: Annotated[
         Shape, typer.Option(help="How many type when; a ramp goes from 1 to --typists and finds the capacity.")
     ] = Shape.STEADY,
@@ -50,7 +52,9 @@ def loadtest(
     take: Annotated[bool, typer.Option("--take", help="Take right suggestions; each system then gets keys of its own.")] = False,
     baselines: Annotated[list[str] | None, typer.Option("--baseline", help=BASELINE_HELP)] = None,
     objectives: Annotated[Path | None, typer.Option(help="The objectives, as a TOML file; by default keyahead's own.")] = None,
-    engine_metrics: Annotated[str | None, typer.Option(help="URL of Triton's metrics page, for what cancels cost.")] = None,
+    engine_metrics: Annotated[
+        str | None, typer.Option(help="URL of Triton's metrics page, for what cancels cost and how right drafts were.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that generate the load; one suffices for some hundred typists.")] = 1,
     price_tokens_in: Price = None,
     price_tokens_out: Price = None,
@@ -71,9 +75,20 @@ def loadtest(
     output = Output(as_json)
     target = Target(Kind.KEYAHEAD, address or "", _NAMES[via], via=via)
     config = Config(
-        target, typists, duration, shape, seed, _texts(texts, history), history is not None, repeat_files, take, run_id(), workers
+        target,
+        typists,
+        duration,
+        shape,
+        seed,
+        _texts(texts, history),
+        history is not None,
+        repeat_files,
+        take,
+        run_id(),
+        min(workers, typists),
     )
     prices = _prices(price_tokens_in, price_tokens_out, price_server_hour, typing_hours)
+    checks.writable({"--output": output_file, "--junit": junit_file})
     with _sentences():
         job = Job(config, tuple(map(parse, baselines or ())), verdict.load(objectives), prices, model, engine_metrics or "")
         result, found = execute(job, output)
@@ -117,6 +132,7 @@ def report_results(
     """Show results to people. The first one is reported, a ramp adds the capacity, and others stand beside the first."""
     if not html_file and not markdown_file:
         raise UsageError("Nothing is to be written: give --html, --markdown or both.")
+    checks.writable({"--html": html_file, "--markdown": markdown_file})
     found = [_read(path) for path in results]
     try:
         for file, made in ((html_file, report.html), (markdown_file, report.markdown)):

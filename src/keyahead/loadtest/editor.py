@@ -1,7 +1,7 @@
-"""A plugin's side of a `Session` stream: what it sends for what the person does, and what the replies say of its questions. Knows no network.
+"""A plugin's side of a `Session` stream: what it sends for what the person does, and what replies say of its questions. Knows no network.
 
-Every key is sent as an edit and the service suggests by itself. Which key a reply belongs to, and what there is to see after a key, is known
-here by the rules of `autocomplete.proto`:
+Every key is sent as an edit and the service suggests by itself. Which key a reply belongs to, and what there is to see after a key, is
+known here by the rules of `autocomplete.proto`:
 
 - A key that types what the suggestion begins with keeps it, shortened; the service then says nothing. So the key is answered at once, with
   what is left of it.
@@ -12,12 +12,11 @@ here by the rules of `autocomplete.proto`:
 
 from __future__ import annotations
 
-import os.path
 from collections import deque
 from dataclasses import dataclass, replace
 
 from keyahead.loadtest import rpc
-from keyahead.loadtest.judge import Answer, Ask, Failed
+from keyahead.loadtest.judge import Answer, Ask, Failed, num_common
 from keyahead.loadtest.texts import Passage
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 
@@ -133,7 +132,7 @@ class Editor:
 
     def _edit(self, written: str) -> pb.SessionRequest:
         assert self._passage  # noqa: S101  # else there would be nothing to edit
-        kept = os.path.commonprefix([self._written, written])
+        kept = written[: num_common(self._written, written)]
         place = pb.Range(start=_position(self._passage, kept), end=_position(self._passage, self._written))
         change = pb.Change(range=place, text=written[len(kept) :])
         edit = pb.Edit(document_id=self._name, base_version=self._version, version=self._version + 1, changes=[change])
