@@ -52,9 +52,7 @@ def loadtest(
     take: Annotated[bool, typer.Option("--take", help="Take right suggestions; each system then gets keys of its own.")] = False,
     baselines: Annotated[list[str] | None, typer.Option("--baseline", help=BASELINE_HELP)] = None,
     objectives: Annotated[Path | None, typer.Option(help="The objectives, as a TOML file; by default keyahead's own.")] = None,
-    engine_metrics: Annotated[
-        str | None, typer.Option(help="URL of Triton's metrics page, for what cancels cost and how right drafts were.")
-    ] = None,
+    engine_metrics: Annotated[str | None, typer.Option(help="URL of Triton's metrics page, which counts cancels and drafts.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that generate the load; one suffices for some hundred typists.")] = 1,
     price_tokens_in: Price = None,
     price_tokens_out: Price = None,
@@ -74,19 +72,8 @@ def loadtest(
         return
     output = Output(as_json)
     target = Target(Kind.KEYAHEAD, address or "", _NAMES[via], via=via)
-    config = Config(
-        target,
-        typists,
-        duration,
-        shape,
-        seed,
-        _texts(texts, history),
-        history is not None,
-        repeat_files,
-        take,
-        run_id(),
-        min(workers, typists),
-    )
+    typed, shards = _texts(texts, history), min(workers, typists)
+    config = Config(target, typists, duration, shape, seed, typed, history is not None, repeat_files, take, run_id(), shards)
     prices = _prices(price_tokens_in, price_tokens_out, price_server_hour, typing_hours)
     checks.writable({"--output": output_file, "--junit": junit_file})
     with _sentences():
