@@ -32,7 +32,7 @@ STAGES = {
     "rest": "Rest: network, client",
 }
 """Where the time between a key and its answer goes, in this order. All but the first and the last are the service's own account."""
-SOURCES = {"memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
+SOURCES = {"kept": "Kept on the screen", "memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
 CACHES = ("memory", "redis")
 
 
