@@ -23,12 +23,12 @@ from tests.e2e.conftest import Running, eventually
 from tests.loadtest.results import PATIENT
 
 KEYAHEAD = str(Path(sys.executable).parent / "keyahead")
-DELAY_S = 0.3
+DELAY_S = 0.06
 
 
 @contextmanager
 def slowed(address: str) -> Iterator[str]:
-    """A proxy that hands on the service's answers 300 ms later."""
+    """A proxy that hands on the service's answers 60 ms later."""
     host, port = address.split(":")
     listener = socket.create_server(("127.0.0.1", 0))
     sockets = [listener]
@@ -69,7 +69,7 @@ def join(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
 
 
 def loadtest(address: str, *options: str) -> subprocess.Popen[str]:
-    """One typist for 15 seconds."""
+    """One typist for 15 seconds, unless the options say otherwise."""
     command = [KEYAHEAD, "loadtest", "--address", address, "--typists", "1", "--duration", "15", "--json", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -104,7 +104,7 @@ def hold_up(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
 
 def test_verdicts(stack: Running, tmp_path: Path) -> None:
     """One typist for 15 s gives a valid run, which is too short to pass, and so does one who uses a session. A service whose answers come
-    300 ms later fails. A generator that is held up makes the run invalid.
+    60 ms later fails. A generator that is held up makes the run invalid.
     """
     objectives = tmp_path / "objectives.toml"
     objectives.write_text(PATIENT)  # In 15 s of three people in cold files, few characters are shown in time.
@@ -112,7 +112,7 @@ def test_verdicts(stack: Running, tmp_path: Path) -> None:
         plain, session, slow, late = (
             loadtest(stack.address, "--engine-metrics", stack.triton_metrics, "--objectives", str(objectives)),
             loadtest(stack.address, "--via", "session", "--seed", "2"),
-            loadtest(slow_address),
+            loadtest(slow_address, "--typists", "2", "--seed", "3"),
             loadtest(stack.address, "--seed", "1"),
         )
         outcomes = [pool.submit(outcome, each) for each in (plain, session, slow)] + [pool.submit(hold_up, late)]
