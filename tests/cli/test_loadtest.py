@@ -62,6 +62,24 @@ def test_a_run_against_a_service(service: ScriptedService, tmp_path: Path) -> No
     assert service.session_ids == [request.session_id for request in service.requests]
 
 
+def test_a_run_over_sessions(service: ScriptedService, tmp_path: Path) -> None:
+    """Each typist opens a file and sends keys as edits; where a stream ends, the next key opens the file again on another, and asks."""
+    for number in range(6):
+        (tmp_path / f"{number}.py").write_text(source(str(number)).text)
+    done = run("--address", service.address, "--via", "session", "--typists", "2", "--duration", "8", "--texts", str(tmp_path), "--json")
+    own = json.loads(done.stdout.splitlines()[-1])["systems"][0]
+    assert own["system"] == "keyahead by session"
+    assert own["figures"]["asked"] == own["generator"]["planned"] > 16
+    assert own["figures"]["sources"] == {"in_flight": own["figures"]["outcomes"]["answered"]}
+    assert set(own["figures"]["errors"]) <= {"stream ended"}
+    kinds = [[message.WhichOneof("message") for message in stream] for stream in service.streams]
+    assert len(kinds) > 2
+    assert all(kind[0] == "open" and set(kind[1:]) <= {"edit", "ask", "close", "open", "move_cursor"} for kind in kinds)
+    assert any(kind[:2] == ["open", "ask"] for kind in kinds)
+    assert len(service.session_ids) == len(service.streams)
+    assert {name.rpartition(".")[2] for name in service.session_ids} == {"0", "1"}
+
+
 def test_a_service_that_fails_fails_the_verdict(service: ScriptedService) -> None:
     """Every request fails with UNAVAILABLE, and the exit code is 1."""
     service.behaves(lambda _request, context: context.abort(grpc.StatusCode.UNAVAILABLE, "away"))
