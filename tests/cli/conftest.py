@@ -48,7 +48,7 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
         yield pb.StreamCompleteResponse(done=self.Complete(request.request, context))
 
     def Session(self, requests: Iterator[pb.SessionRequest], context: grpc.ServicerContext) -> Iterator[pb.SessionResponse]:
-        """A suggestion of nothing for each edit and question; ends after eight messages."""
+        """A suggestion of nothing for each edit and question; ends after four messages."""
         stream: list[pb.SessionRequest] = []
         self.streams.append(stream)
         self._note_session(context)
@@ -58,7 +58,7 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
             if asked.document_id:
                 suggestion = pb.Suggestion(document_id=asked.document_id, version=asked.version, completion=self._response(""))
                 yield pb.SessionResponse(suggestion=suggestion)
-            if len(stream) == 8:
+            if len(stream) == 4:
                 return
 
     def _note_session(self, context: grpc.ServicerContext) -> None:
