@@ -19,6 +19,10 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
 
     def __init__(self) -> None:
         self.requests: list[pb.CompleteRequest] = []
+        self.session_ids: list[str] = []
+        """What each request had as metadata for a proxy."""
+        self.streams: list[list[pb.SessionRequest]] = []
+        """What each session said."""
         self.deltas: tuple[str, ...] = ()
         self.address = "127.0.0.1:0"
         self._server: grpc.Server | None = None
@@ -35,12 +39,30 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
     def Complete(self, request: pb.CompleteRequest, context: grpc.ServicerContext) -> pb.CompleteResponse:
         """One answer."""
         self.requests.append(request)
+        self._note_session(context)
         return self._answer(request, context)
 
     def StreamComplete(self, request: pb.StreamCompleteRequest, context: grpc.ServicerContext) -> Iterator[pb.StreamCompleteResponse]:
         """The deltas, then the answer."""
         yield from (pb.StreamCompleteResponse(delta=delta) for delta in self.deltas)
         yield pb.StreamCompleteResponse(done=self.Complete(request.request, context))
+
+    def Session(self, requests: Iterator[pb.SessionRequest], context: grpc.ServicerContext) -> Iterator[pb.SessionResponse]:
+        """A suggestion of nothing for each edit and question; ends after four messages."""
+        stream: list[pb.SessionRequest] = []
+        self.streams.append(stream)
+        self._note_session(context)
+        for request in requests:
+            stream.append(request)
+            asked = request.edit if request.HasField("edit") else request.ask
+            if asked.document_id:
+                suggestion = pb.Suggestion(document_id=asked.document_id, version=asked.version, completion=self._response(""))
+                yield pb.SessionResponse(suggestion=suggestion)
+            if len(stream) == 4:
+                return
+
+    def _note_session(self, context: grpc.ServicerContext) -> None:
+        self.session_ids += [str(value) for name, value in context.invocation_metadata() if name == "x-session-id"]
 
     def start(self) -> None:
         """Serves, at the port it had before if it was stopped."""
@@ -69,7 +91,7 @@ class ScriptedService(pb_grpc.AutocompleteServicer):
 @pytest.fixture
 def service() -> Iterator[ScriptedService]:
     """A running scripted service."""
-    scripted = ScriptedService()  # type: ignore[abstract]  # no command opens a session or reports
+    scripted = ScriptedService()  # type: ignore[abstract]  # no command reports
     scripted.start()
     yield scripted
     scripted.stop()

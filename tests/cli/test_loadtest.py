@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from typer.main import get_group
 from typer.testing import CliRunner, Result
@@ -58,11 +59,31 @@ def test_a_run_against_a_service(service: ScriptedService, tmp_path: Path) -> No
     sent = {request.document.split.suffix for request in service.requests}
     assert not any(line in done.stdout for text in sent for line in text.split("\n") if len(line) > 40)
     assert {request.session_id.rpartition(".")[2] for request in service.requests} == {"0", "1"}
+    assert service.session_ids == [request.session_id for request in service.requests]
 
 
-def test_a_service_that_is_away_fails_the_verdict() -> None:
+def test_a_run_over_sessions(service: ScriptedService, tmp_path: Path) -> None:
+    """Each typist opens a file and sends keys as edits; where a stream ends, the next key opens the file again on another, and asks."""
+    for number in range(6):
+        (tmp_path / f"{number}.py").write_text(source(str(number)).text)
+    done = run("--address", service.address, "--via", "session", "--typists", "2", "--duration", "5", "--texts", str(tmp_path), "--json")
+    own = json.loads(done.stdout.splitlines()[-1])["systems"][0]
+    assert own["system"] == "keyahead by session"
+    assert own["figures"]["asked"] == own["generator"]["planned"] > 8
+    assert own["figures"]["sources"] == {"in_flight": own["figures"]["outcomes"]["answered"]}
+    assert set(own["figures"]["errors"]) <= {"stream ended"}
+    kinds = [[message.WhichOneof("message") for message in stream] for stream in service.streams]
+    assert len(kinds) > 2
+    assert all(kind[0] == "open" and set(kind[1:]) <= {"edit", "ask", "close", "open", "move_cursor"} for kind in kinds)
+    assert any(kind[:2] == ["open", "ask"] for kind in kinds)
+    assert len(service.session_ids) == len(service.streams)
+    assert {name.rpartition(".")[2] for name in service.session_ids} == {"0", "1"}
+
+
+def test_a_service_that_fails_fails_the_verdict(service: ScriptedService) -> None:
     """Every request fails with UNAVAILABLE, and the exit code is 1."""
-    done = run("--address", "127.0.0.1:1", "--typists", "2", "--duration", "3", "--json")
+    service.behaves(lambda _request, context: context.abort(grpc.StatusCode.UNAVAILABLE, "away"))
+    done = run("--address", service.address, "--typists", "2", "--workers", "3", "--duration", "3", "--json")
     assert done.exit_code == 1, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])["systems"][0]["figures"]
     assert figures["errors"] == {"UNAVAILABLE": figures["asked"]}
@@ -77,13 +98,44 @@ def test_a_service_that_is_away_fails_the_verdict() -> None:
         (("--texts", "/", "--history", "/"), "choose one"),
         (("--objectives", "/nowhere.toml"), "cannot be read"),
         (("--history", "/"), "name a git repository"),
+        (("--texts", "/nowhere"), "has no source files"),
+        (("--output", "/nowhere/result.json"), "give --output a file in a folder that exists"),
+        (("--junit", "/"), "give --junit a file"),
+        (("--typists", "-1"), "Invalid value for '--typists'"),
+        (("--duration", "0"), "Invalid value for '--duration'"),
+        (("--seed", "one"), "Invalid value for '--seed'"),
+        (("--address", "somewhere"), "has no host and port"),
+        (("--address", "127.0.0.1:99999"), "has no host and port"),
+        ((), "Nothing answers at 127.0.0.1:1 (Connection refused)"),
+        (("--baseline", "llama=http://127.0.0.1:1"), "leave out --baseline llama=http://127.0.0.1:1"),
     ],
 )
-def test_wrong_usage(arguments: tuple[str, ...], sentence: str) -> None:
+def test_wrong_usage(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     """Said before anything is started; the exit code is 2."""
-    done = run("--address", "127.0.0.1:1", *arguments)
+    for number in range(6):
+        (tmp_path / f"{number}.py").write_text(source(str(number)).text)
+    texts = () if {"--texts", "--history"} & {*arguments} else ("--texts", str(tmp_path))
+    done = run("--address", "127.0.0.1:1", "--duration", "3", *texts, *arguments)
     assert done.exit_code == 2
-    assert sentence in " ".join(done.stderr.split())
+    assert sentence in " ".join(re.sub("[│╭╮╰╯─]", " ", done.stderr).split())
+
+
+def test_texts_that_do_not_last_are_said_before_anything_is_started(tmp_path: Path) -> None:
+    """With how long they last; the exit code is 2."""
+    (tmp_path / "a.py").write_text(source().text)
+    done = run("--address", "127.0.0.1:1", "--duration", "6000", "--typists", "1", "--texts", str(tmp_path))
+    assert done.exit_code == 2
+    assert "The texts of typist 0 last for" in done.stderr
+
+
+def test_files_that_cannot_be_written_are_said_before_the_report_is_made(tmp_path: Path) -> None:
+    """Each by its option; the exit code is 2."""
+    first = tmp_path / "first.json"
+    first.write_text(json.dumps(whole(result(latencies(600, 1)))))
+    for option in ("--html", "--markdown"):
+        done = run("report", str(first), option, str(tmp_path / "none" / "report"))
+        assert done.exit_code == 2
+        assert f"give {option} a file" in " ".join(done.stderr.split())
 
 
 def test_documents_and_ci_jobs_use_options_that_exist() -> None:

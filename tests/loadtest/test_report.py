@@ -45,8 +45,10 @@ def full() -> list[dict[str, Any]]:
     """Results with everything that a report can show."""
     own, rival = result([*latencies(600, 1, 0.7), 450.0]), result(latencies(601, 2, 9), target=CHAT)
     own["records"]["stages_ms"] = {"decode": [20.0] * 601, "cache": [0.4] * 601}
+    own["records"]["detail"][:100] = ["kept"] * 100
     ramp = result([*latencies(300, 3), *latencies(300, 4, 6)], shape=Shape.RAMP, typists=6)
-    return [whole(own, rival), whole(ramp, capacity=3, cost=priced())]
+    engine = {"at_s": [20.0, 60.0], "drafted": [40.0, 90.0], "accepted": [10.0, 45.0]}
+    return [{**whole(own, rival), "engine": engine}, whole(ramp, capacity=3, cost=priced())]
 
 
 class Page(HTMLParser):
@@ -77,7 +79,7 @@ def test_the_page_has_all_parts_and_needs_nothing_else() -> None:
     """Verdict first, then every section; no script, no address, no other file."""
     text = report.html(full())
     page = Page(text)
-    assert page.headings == SECTIONS | {"Where the time went", "Capacity", "Cost"}
+    assert page.headings == SECTIONS | {"Where the time went", "Capacity", "Cost", "Drafts: 50.0% of 90 guessed tokens were right"}
     assert "script" not in page.tags
     assert not page.attributes & {"src", "href", "onload", "onclick"}
     assert not re.search(r"https?://|@import|url\(", text)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keyahead.loadtest import report_charts as charts
 from keyahead.loadtest.cost import Prices, Usage, cost
 from keyahead.loadtest.judge import Outcome, Record
-from keyahead.loadtest.report_data import Point, Ramp, gather, sources
+from keyahead.loadtest.report_data import Drafts, Point, Ramp, gather, sources
 from tests.loadtest.results import result, whole
 
 CASE = {"value": 0.004, "bound": 0.01, "low": 0.001, "high": 0.02, "status": "inconclusive"}
@@ -106,3 +106,15 @@ def test_the_break_even_is_marked_where_the_lines_meet() -> None:
     assert dot.attrib["cx"] == f"{100 * cheap['break_even_developers'] / 40:.2f}%"
     assert drawn(charts.costs(dear), "circle") == []
     assert charts.costs({**cheap, "usage": {**cheap["usage"], "capacity": 0}}) == ""
+
+
+def test_drafts_are_as_high_as_they_were_many() -> None:
+    """Right ones stand on the axis and wrong ones on them; hovering tells the numbers."""
+    svg = charts.drafts(Drafts(5, [10.0, 0.0, 20.0], [10.0, 0.0, 60.0]), 15)
+    heights = {
+        look: [float(box.get("height", 0)) for box in drawn(svg, "rect") if box.get("class") == f"area {look}"]
+        for look in ("right", "wrong")
+    }
+    assert heights["right"] == pytest.approx([heights["right"][2] / 2, 0, heights["right"][2]], abs=0.1)
+    assert heights["wrong"][2] == pytest.approx(3 * heights["right"][2], abs=0.2)
+    assert "from 10 s: 80 guessed, 20 right" in svg

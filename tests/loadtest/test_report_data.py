@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keyahead.loadtest.config import Kind, Target
 from keyahead.loadtest.figures import summarize
 from keyahead.loadtest.judge import Outcome, Record
-from keyahead.loadtest.report_data import ReportError, answered_within, gather, sources, stages
+from keyahead.loadtest.report_data import ReportError, answered_within, drafts, gather, sources, stages
 from keyahead.loadtest.shape import Shape
 from tests.loadtest.results import latencies, result, whole
 
@@ -97,3 +97,26 @@ def test_the_hit_share_of_nothing_is_unknown() -> None:
     """Not 0, which would be a bad one."""
     failed = replace(Record(0, 0, 0.0, 0.0, 0.1, Outcome.FAILED, False), detail="UNAVAILABLE")
     assert sources([failed], DURATION_S).hit_share is None
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 2), st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=200), st.floats(10, 900))
+def test_all_drafts_are_in_some_bucket(steps: list[tuple[float, int, int]], duration_s: float) -> None:
+    """However often the engine's page was read, and after the run's end, too; right and wrong ones add up to what the engine counted."""
+    engine: dict[str, list[float]] = {"at_s": [], "drafted": [], "accepted": []}
+    at_s, right, wrong = 0.0, 0, 0
+    for step_s, more_right, more_wrong in steps:
+        at_s, right, wrong = at_s + step_s, right + more_right, wrong + more_wrong
+        for name, value in (("at_s", at_s), ("drafted", right + wrong), ("accepted", right)):
+            engine[name].append(value)
+    found = drafts(engine, duration_s)
+    assert found is not None
+    assert (sum(found.right), sum(found.wrong)) == (right, wrong)
+    assert len(found.right) * found.bucket_s >= duration_s
+    assert min(*found.right, *found.wrong, 0) == 0
+    assert found.right_share == (right / (right + wrong) if right + wrong else None)
+
+
+def test_drafts_of_an_engine_that_was_not_asked_are_unknown() -> None:
+    """Which is not the same as none."""
+    assert drafts(None, 60) is None
+    assert drafts({"at_s": [], "drafted": [], "accepted": []}, 60) is None

@@ -10,15 +10,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keyahead.loadtest.config import Kind, Target
+from keyahead.loadtest import judge
+from keyahead.loadtest.config import Kind, Target, Via
 from keyahead.loadtest.judge import Ask, Failed
 from keyahead.loadtest.standin import LATENCIES, Latency, StandIn
 from keyahead.loadtest.targets import connect
-from tests.loadtest.conftest import passage
+from tests.loadtest.conftest import passage, source
 
 ASK = Ask(0, 0.0, passage("return x\nprint(1)", before="def f(x):\n    ", after="\nrest\n"), 0, 3, "")
 
@@ -123,29 +125,16 @@ def test_the_stand_in_answers_with_the_rest_of_the_line() -> None:
         thread.join()
 
 
-def test_typists_type_in_locusts_own_command(tmp_path: Any) -> None:
+@pytest.mark.parametrize("via", list(Via))
+def test_typists_type_in_locusts_own_command(tmp_path: Path, via: Via) -> None:
     """The file for Locust's web page runs in Locust's own command. Nobody answers, so that its exit code tells of failed requests."""
-    from keyahead.loadtest import judge  # noqa: PLC0415 - only its folder is meant
-
-    file = str(judge.__file__).replace("judge.py", "locustfile.py")
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        file,
-        "--headless",
-        "-u",
-        "2",
-        "-r",
-        "2",
-        "-t",
-        "10s",
-        "--host",
-        "127.0.0.1:1",
-        "--csv",
-        "x",
-    ]
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(6):
+        (texts / f"{number}.py").write_text(source(str(number)).text)
+    file = Path(str(judge.__file__)).with_name("locustfile.py")
+    options = f"--headless -u 2 -r 2 -t 6s --host 127.0.0.1:1 --csv x --via {via} --texts {texts}"
+    command = [sys.executable, "-m", "locust", "-f", str(file), *options.split()]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert run.returncode == 1, run.stderr
     assert "UNAVAILABLE" in (tmp_path / "x_failures.csv").read_text()

@@ -84,7 +84,8 @@ def test_objectives_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "objectives.toml"
     file.write_text(source.replace("least_share = 0.2", "least_share = 0.7"))
     assert judge(result([50.0] * 700), verdict.load(file)).status is Status.FAIL
-    for text, message in (("[latency", "is not TOML"), (source.replace("[errors]", "[other]"), "lacks 'errors'")):
+    wrong = ("[latency", source.replace("= 0.01", "= 1.5"), source.replace("= 64", "= -1"), source.replace("= 20", "= 'x'"))
+    for text, message in (*((text, "is not TOML") for text in wrong), (source.replace("[errors]", "[other]"), "lacks 'errors'")):
         file.write_text(text)
         with pytest.raises(ObjectivesError, match=message):
             verdict.load(file)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keyahead.cli import loadtest_checks as checks
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import HELP as BASELINE_HELP
 from keyahead.cli.baselines import parse
@@ -19,7 +20,7 @@ from keyahead.cli.options import DEFAULT_MODEL, ModelOption
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
 from keyahead.loadtest import junit, report, verdict
 from keyahead.loadtest.compare import CompareError, compare
-from keyahead.loadtest.config import Config, Kind, Target
+from keyahead.loadtest.config import Config, Kind, Target, Via
 from keyahead.loadtest.cost import Prices
 from keyahead.loadtest.report_data import ReportError
 from keyahead.loadtest.run import GeneratorError
@@ -27,6 +28,8 @@ from keyahead.loadtest.shape import Shape
 from keyahead.loadtest.texts import TextError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_LONGEST_S = 7 * 86400.0
+_NAMES = {Via.CALLS: "keyahead", Via.SESSION: "keyahead by session"}
 Price = Annotated[float | None, typer.Option(min=0, help="For the costs, in any currency; give all four or none.")]
 
 
@@ -37,10 +40,11 @@ def loadtest(
         str | None, typer.Option(envvar="KEYAHEAD_ADDRESS", help="Host and port of a running service; without it one is started.")
     ] = None,
     typists: Annotated[int, typer.Option(min=1, help="People who type at once.")] = 4,
-    duration: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long they type.")] = 180,
+    duration: Annotated[float, typer.Option(min=1, max=_LONGEST_S, metavar="SECONDS", help="How long they type.")] = 180,
     shape: Annotated[
         Shape, typer.Option(help="How many type when; a ramp goes from 1 to --typists and finds the capacity.")
     ] = Shape.STEADY,
+    via: Annotated[Via, typer.Option(help="How keyahead is asked: a call for each key, or a Session stream for each typist.")] = Via.CALLS,
     seed: Annotated[int, typer.Option(help="The same seed gives the same keys.")] = 0,
     texts: Annotated[Path | None, typer.Option(help="A folder of source files to type; by default Python's standard library.")] = None,
     history: Annotated[Path | None, typer.Option(help="A git repository, of which what its commits added is typed.")] = None,
@@ -48,7 +52,7 @@ def loadtest(
     take: Annotated[bool, typer.Option("--take", help="Take right suggestions; each system then gets keys of its own.")] = False,
     baselines: Annotated[list[str] | None, typer.Option("--baseline", help=BASELINE_HELP)] = None,
     objectives: Annotated[Path | None, typer.Option(help="The objectives, as a TOML file; by default keyahead's own.")] = None,
-    engine_metrics: Annotated[str | None, typer.Option(help="URL of Triton's metrics page, for what cancels cost.")] = None,
+    engine_metrics: Annotated[str | None, typer.Option(help="URL of Triton's metrics page, which counts cancels and drafts.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that generate the load; one suffices for some hundred typists.")] = 1,
     price_tokens_in: Price = None,
     price_tokens_out: Price = None,
@@ -67,11 +71,11 @@ def loadtest(
     if context.invoked_subcommand:
         return
     output = Output(as_json)
-    target = Target(Kind.KEYAHEAD, address or "", "keyahead")
-    config = Config(
-        target, typists, duration, shape, seed, _texts(texts, history), history is not None, repeat_files, take, run_id(), workers
-    )
+    target = Target(Kind.KEYAHEAD, address or "", _NAMES[via], via=via)
+    typed, shards = _texts(texts, history), min(workers, typists)
+    config = Config(target, typists, duration, shape, seed, typed, history is not None, repeat_files, take, run_id(), shards)
     prices = _prices(price_tokens_in, price_tokens_out, price_server_hour, typing_hours)
+    checks.writable({"--output": output_file, "--junit": junit_file})
     with _sentences():
         job = Job(config, tuple(map(parse, baselines or ())), verdict.load(objectives), prices, model, engine_metrics or "")
         result, found = execute(job, output)
@@ -115,6 +119,7 @@ def report_results(
     """Show results to people. The first one is reported, a ramp adds the capacity, and others stand beside the first."""
     if not html_file and not markdown_file:
         raise UsageError("Nothing is to be written: give --html, --markdown or both.")
+    checks.writable({"--html": html_file, "--markdown": markdown_file})
     found = [_read(path) for path in results]
     try:
         for file, made in ((html_file, report.html), (markdown_file, report.markdown)):

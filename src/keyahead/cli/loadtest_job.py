@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from keyahead.cli import loadtest_checks as checks
 from keyahead.cli import loadtest_view as view
 from keyahead.cli.baselines import reachable
 from keyahead.cli.output import Output, UsageError
 from keyahead.cli.private_stack import Addresses, private_stack
-from keyahead.loadtest import engine_page, host, verdict
+from keyahead.loadtest import host, verdict
 from keyahead.loadtest.capacity import capacity
 from keyahead.loadtest.config import Config, Target
 from keyahead.loadtest.cost import Cost, Prices, Usage, cost
+from keyahead.loadtest.crowd import members
+from keyahead.loadtest.engine_page import EnginePage
 from keyahead.loadtest.run import run
 from keyahead.loadtest.shape import Shape
 
@@ -47,9 +50,14 @@ def run_id() -> str:
 
 def execute(job: Job, output: Output) -> tuple[dict[str, Any], verdict.Verdict]:
     """The result of everything, and the verdict on the service. Raises TextError and GeneratorError, beside the command line's own."""
-    job.config.sources()  # Say at once if there is nothing to type.
+    members(dataclasses.replace(job.config, shards=1), 0)  # Say at once if there is not enough to type.
+    for rival in job.rivals:
+        checks.baseline(rival)
+    if job.config.target.address:
+        checks.service(job.config.target.address)
     started = datetime.now(UTC)
-    own, cancels, others = _ask_all(job, output)
+    own, page, others = _ask_all(job, output)
+    cancels = page.cancels if page else None
     found = verdict.judge(own, job.bounds, cancels)
     carried = capacity(own["phases"]) if job.config.shape is Shape.RAMP else None
     result = {
@@ -59,6 +67,7 @@ def execute(job: Job, output: Output) -> tuple[dict[str, Any], verdict.Verdict]:
         "objectives": dataclasses.asdict(job.bounds),
         "verdict": found.to_json(),
         "cancels": cancels,
+        "engine": page and page.to_json(),
         "capacity_typists": carried,
         "cost": _cost(job.prices, own, others, job.config.typists if carried is None else carried).to_json() if job.prices else None,
         "systems": [own, *others],
@@ -66,28 +75,21 @@ def execute(job: Job, output: Output) -> tuple[dict[str, Any], verdict.Verdict]:
     return result, found
 
 
-def _ask_all(job: Job, output: Output) -> tuple[dict[str, Any], dict[str, float] | None, list[dict[str, Any]]]:
-    """The service's run, what the engine did about cancels meanwhile, and the baselines' runs."""
+def _ask_all(job: Job, output: Output) -> tuple[dict[str, Any], EnginePage | None, list[dict[str, Any]]]:
+    """The service's run, what the engine counted meanwhile, and the baselines' runs."""
     with ExitStack() as running:
         address = job.config.target.address
         where = Addresses(address, job.engine_metrics) if address else running.enter_context(private_stack(job.model))
         config = dataclasses.replace(job.config, target=dataclasses.replace(job.config.target, address=where.service))
-        own, cancels = _measure(config, where.engine_metrics, output)
-        return own, cancels, [_ask_baseline(rival, config, output) for rival in job.rivals]
+        page = _engine_page(where.engine_metrics)
+        own = _run(config, output, page)
+        return own, page, [_ask_baseline(rival, config, output) for rival in job.rivals]
 
 
-def _measure(config: Config, engine_metrics: str, output: Output) -> tuple[dict[str, Any], dict[str, float] | None]:
-    """Our own run, and what the engine did about cancels meanwhile."""
-    before = _read_page(engine_metrics)
-    result = _run(config, output)
-    after = _read_page(engine_metrics)
-    return result, engine_page.grown(before, after) if before and after else None
-
-
-def _read_page(url: str) -> dict[str, float] | None:
+def _engine_page(url: str) -> EnginePage | None:
     try:
-        return engine_page.read(url) if url else None
-    except OSError as error:
+        return EnginePage(url) if url else None
+    except (OSError, ValueError) as error:
         raise UsageError(f"{url} cannot be read ({error}): name Triton's metrics page, or leave --engine-metrics out.") from None
 
 
@@ -96,9 +98,16 @@ def _ask_baseline(rival: Target, config: Config, output: Output) -> dict[str, An
         return _run(dataclasses.replace(config, target=target), output)
 
 
-def _run(config: Config, output: Output) -> dict[str, Any]:
+def _run(config: Config, output: Output, page: EnginePage | None = None) -> dict[str, Any]:
+    """A run; the engine's page is read with each of its live figures, and at its end."""
     with view.live(output.console, config.target.name, config.duration_s) as show:
-        return run(config, show)
+
+        def look(figures: Mapping[str, Any]) -> None:
+            show(figures)
+            if page:
+                page.look(figures["now_s"])
+
+        return run(config, look)
 
 
 def _cost(prices: Prices, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]], typists: int) -> Cost:

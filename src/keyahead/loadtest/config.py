@@ -25,6 +25,15 @@ class Kind(StrEnum):
     """POST …/completions with the document in the prompt, between Qwen's markers, since vLLM takes no suffix."""
 
 
+class Via(StrEnum):
+    """How keyahead is asked."""
+
+    CALLS = "calls"
+    """A Complete for each key."""
+    SESSION = "session"
+    """A Session stream for each typist: keys as edits, suggestions as they come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A system to ask."""
@@ -38,6 +47,7 @@ class Target:
     """What an API wants to be told."""
     simulated: bool = False
     """Not the real thing: shown wherever it is."""
+    via: Via = Via.CALLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,8 @@ class Config:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Config:
         """The config that `dataclasses.asdict` made the values of."""
-        target = Target(**{**values["target"], "kind": Kind(values["target"]["kind"])})
+        named = values["target"]
+        target = Target(**{**named, "kind": Kind(named["kind"]), "via": Via(named["via"])})
         return cls(**{**values, "target": target, "shape": Shape(values["shape"])})
 
     def phases(self) -> tuple[Phase, ...]:

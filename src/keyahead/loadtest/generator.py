@@ -33,7 +33,7 @@ from locust.env import Environment
 from keyahead.loadtest.config import Config
 from keyahead.loadtest.crowd import Member, members, outcome, recent
 from keyahead.loadtest.figures import summarize
-from keyahead.loadtest.targets import connect
+from keyahead.loadtest.plugins import plugin
 from keyahead.loadtest.users import Stage, TypistUser
 
 NICENESS = -10
@@ -49,11 +49,11 @@ def main(config_file: str, shard: int, result_file: str) -> None:
     logging.getLogger("locust").setLevel(logging.WARNING)
     config = Config.from_json(json.loads(Path(config_file).read_text()))
     crowd = members(config, shard)
-    systems = [connect(config.target, member.typist.plan.typist, config.run_id) for member in crowd]
+    plugins = [plugin(config.target, member.typist.plan.typist, config.run_id) for member in crowd]
     # The plans are many small objects that live as long as the process: let the collector not look through them during the run.
     gc.collect()
     gc.freeze()
-    _run(Stage(zip(crowd, systems, strict=True)), crowd)
+    _run(Stage(zip(crowd, plugins, strict=True)), crowd)
     Path(result_file).write_text(json.dumps({**outcome(crowd), "niceness": os.nice(0)}))
 
 

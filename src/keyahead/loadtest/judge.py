@@ -184,7 +184,7 @@ class Screen:
     def answer(self, ask: Ask, text: str, at_s: float) -> int:
         """An answer comes; how many of its characters, from its beginning, are what comes after the place it was asked for."""
         text = text.rstrip()
-        agrees = 0 if ask.mistake else _common(text, ask.passage.typed[ask.position :])
+        agrees = 0 if ask.mistake else num_common(text, ask.passage.typed[ask.position :])
         self._predicted[ask.passage_number].append((ask.position, ask.position + agrees))
         ghost = self._rest(ask, text)
         if ghost and ask.number >= self._ghost_number:
@@ -218,7 +218,8 @@ class Screen:
         return self._passages[self.passage].typed
 
 
-def _common(one: str, other: str) -> int:
+def num_common(one: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
     for number, (mine, its) in enumerate(zip(one, other, strict=False)):
         if mine != its:
             return number

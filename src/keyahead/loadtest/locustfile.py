@@ -24,10 +24,10 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 
 from keyahead.loadtest import users
-from keyahead.loadtest.config import Kind, Target
+from keyahead.loadtest.config import Kind, Target, Via
 from keyahead.loadtest.crowd import Member
 from keyahead.loadtest.plan import make_plan
-from keyahead.loadtest.targets import System, connect
+from keyahead.loadtest.plugins import Install, plugin
 from keyahead.loadtest.texts import from_folder
 from keyahead.loadtest.typist import Typist
 
@@ -42,6 +42,7 @@ def add_options(parser: LocustArgumentParser) -> None:
     """What is typed."""
     parser.add_argument("--texts", default="", help="A folder of source files to type; by default Python's standard library.")
     parser.add_argument("--seed", type=int, default=0, help="The same seed gives the same keys.")
+    parser.add_argument("--via", choices=list(Via), default=Via.CALLS, help="A call for each key, or a stream for each typist.")
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]  # likewise
@@ -49,20 +50,20 @@ def set_stage(environment: Environment, **_: Any) -> None:
     """Typists come as Locust spawns them; workers share the numbers out."""
     options = environment.parsed_options
     first = max(0, getattr(environment.runner, "worker_index", 0))
-    stage = users.Stage(_cast(environment, options or Namespace(texts="", seed=0), first))
+    stage = users.Stage(_cast(environment, options or Namespace(texts="", seed=0, via=Via.CALLS), first))
     stage.begin(time.monotonic())
     WebTypist.stage = stage
 
 
-def _cast(environment: Environment, options: Namespace, first: int) -> Iterator[tuple[Member, System]]:
+def _cast(environment: Environment, options: Namespace, first: int) -> Iterator[tuple[Member, Install]]:
     """Typists without end, each from now on."""
     sources = from_folder(Path(options.texts) if options.texts else None)
     run_id, number = secrets.token_hex(6), first
     while True:
         plan = make_plan(sources, options.seed, number % MOST_TYPISTS, MOST_TYPISTS, HOURS * 3600, repeat=True)
-        system = connect(Target(Kind.KEYAHEAD, environment.host or "", "keyahead"), number, run_id)
+        target = Target(Kind.KEYAHEAD, environment.host or "", "keyahead", via=Via(options.via))
         now_s = WebTypist.stage.now_s()
-        yield Member(Typist(plan), now_s, now_s + HOURS * 3600), system
+        yield Member(Typist(plan), now_s, now_s + HOURS * 3600), plugin(target, number, run_id)
         number += _workers(environment)
 
 

@@ -41,6 +41,7 @@ def html(results: Sequence[Mapping[str, Any]]) -> str:
         facts=_facts(runs),
         stages=data.stages(own.records),
         sources=data.sources(own.records, duration_s),
+        drafts=data.drafts(runs.first.get("engine"), duration_s),
         duration_s=duration_s,
         typed_per_minute=_per_minute(own, "typed_characters"),
         charts=charts,

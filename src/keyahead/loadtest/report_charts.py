@@ -7,7 +7,7 @@ from typing import Any
 
 from keyahead.loadtest.cost import HOURS_PER_MONTH
 from keyahead.loadtest.judge import Outcome, Record
-from keyahead.loadtest.report_data import PROMISE_MS, SOURCES, Ramp, Sources, System, answered_within, is_slow
+from keyahead.loadtest.report_data import PROMISE_MS, SOURCES, Drafts, Ramp, Sources, System, answered_within, is_slow
 from keyahead.loadtest.report_svg import Chart, Scale, milliseconds
 
 _TOP, _BOTTOM = 26.0, 24.0
@@ -163,6 +163,22 @@ def origins(found: Sources, duration_s: float) -> str:
                 low = high
         shares = ", ".join(f"{SOURCES.get(name, name)} {counts[name] / total:.0%}" for name in found.names if counts.get(name))
         chart.box((x[0], x[1]), (top, base), "touch", f"from {number * found.bucket_s:.0f} s: {shares or 'no answers'}")
+    _span(chart, duration_s)
+    return chart.svg()
+
+
+def drafts(found: Drafts, duration_s: float) -> str:
+    """How many tokens were guessed over time, and how many of them were right."""
+    counts = list(zip(found.right, found.wrong, strict=True))
+    chart = Chart(110, f"Draft tokens over time: {found.total:,.0f}, of which {percent(found.right_share)} were right")
+    base, top = chart.height - _BOTTOM, 4.0
+    most = max(right + wrong for right, wrong in counts)
+    for number, (right, wrong) in enumerate(counts):
+        x = (100 * number * found.bucket_s / duration_s, 100 * min(duration_s, (number + 1) * found.bucket_s) / duration_s)
+        middle, high = (base - (base - top) * count / most for count in (right, right + wrong))
+        chart.box(x, (middle, base), "area right")
+        chart.box(x, (high, middle), "area wrong")
+        chart.box(x, (top, base), "touch", f"from {number * found.bucket_s:.0f} s: {right + wrong:.0f} guessed, {right:.0f} right")
     _span(chart, duration_s)
     return chart.svg()
 

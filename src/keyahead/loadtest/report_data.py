@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from keyahead.loadtest import columns
@@ -17,6 +18,8 @@ PROMISE_MS = ON_TIME_S * 1000
 _CURVE_POINTS = 300
 """Of a curve at most: more cannot be told apart on a page."""
 _BUCKETS = 48
+_LEAST_DRAFTS_S = 5
+"""The engine's page is renewed and read once a second: of shorter buckets some would hold none and others two."""
 _BUCKETS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 STAGES = {
     "late": "Generator was late",
@@ -29,7 +32,7 @@ STAGES = {
     "rest": "Rest: network, client",
 }
 """Where the time between a key and its answer goes, in this order. All but the first and the last are the service's own account."""
-SOURCES = {"memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
+SOURCES = {"kept": "Kept on the screen", "memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
 CACHES = ("memory", "redis")
 
 
@@ -139,6 +142,25 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
+class Drafts:
+    """Tokens guessed for the engine to verify, over time: each bucket's right and wrong ones."""
+
+    bucket_s: float
+    right: Sequence[float]
+    wrong: Sequence[float]
+
+    @property
+    def total(self) -> float:
+        """Of the whole run."""
+        return sum(self.right) + sum(self.wrong)
+
+    @property
+    def right_share(self) -> float | None:
+        """Of all that were guessed; None of none."""
+        return sum(self.right) / self.total if self.total else None
+
+
+@dataclass(frozen=True, slots=True)
 class Runs:
     """All that a report is about."""
 
@@ -225,13 +247,35 @@ def _spent(record: Record) -> dict[str, float]:
 
 def sources(records: Sequence[Record], duration_s: float) -> Sources:
     """Where the answers to keys came from, by the moment of the key."""
-    bucket_s = next((each for each in _BUCKETS_S if duration_s / each <= _BUCKETS), duration_s / _BUCKETS)
-    counts: list[Counter[str]] = [Counter() for _ in range(max(1, -int(-duration_s // bucket_s)))]
+    bucket_s = _bucket_s(duration_s)
+    counts: list[Counter[str]] = [Counter() for _ in range(_num_buckets(duration_s, bucket_s))]
     for record in records:
         if record.outcome is Outcome.ANSWERED and not record.follow_up and record.detail:
             counts[min(len(counts) - 1, int(record.at_s // bucket_s))][record.detail] += 1
     seen = {name for bucket in counts for name in bucket}
     return Sources(bucket_s, [*(name for name in SOURCES if name in seen), *sorted(seen - set(SOURCES))], counts)
+
+
+def drafts(engine: Mapping[str, Sequence[float]] | None, duration_s: float) -> Drafts | None:
+    """How right guesses were, from what the engine had counted by some moments of a run; None if that is not known."""
+    if not engine or not engine["at_s"]:
+        return None
+    bucket_s = max(_LEAST_DRAFTS_S, _bucket_s(duration_s))
+    right, wrong = ([0.0] * _num_buckets(duration_s, bucket_s) for _ in range(2))
+    moments = [(0.0, 0.0, 0.0), *zip(engine["at_s"], engine["drafted"], engine["accepted"], strict=True)]
+    for (from_s, drafted, accepted), (to_s, drafted_then, accepted_then) in pairwise(moments):
+        bucket = min(len(right) - 1, int((from_s + to_s) / 2 // bucket_s))
+        right[bucket] += accepted_then - accepted
+        wrong[bucket] += drafted_then - drafted - (accepted_then - accepted)
+    return Drafts(bucket_s, right, wrong)
+
+
+def _bucket_s(duration_s: float) -> float:
+    return next((each for each in _BUCKETS_S if duration_s / each <= _BUCKETS), duration_s / _BUCKETS)
+
+
+def _num_buckets(duration_s: float, bucket_s: float) -> int:
+    return max(1, -int(-duration_s // bucket_s))
 
 
 def is_slow(record: Record) -> bool:

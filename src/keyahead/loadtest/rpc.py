@@ -13,7 +13,19 @@ TIMEOUT_S = 2.0
 a newer question supersedes the older on the server, and gRPC's client leaks memory with each cancelled call (grpc issue 43360)."""
 CHANNEL_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
 """A connection for each channel, as editors have; else all channels of a process would share one."""
+SESSION_HEADER = "x-session-id"
+"""By this, a proxy before several services sends all of a session to the same one (docs/envoy.md)."""
 _UNFINISHED = (pb.FINISH_REASON_PARTIAL, pb.FINISH_REASON_DEADLINE)
+
+
+def channel(address: str) -> grpc.Channel:
+    """A connection of one's own."""
+    return grpc.insecure_channel(address, options=list(CHANNEL_OPTIONS))
+
+
+def metadata(session_id: str) -> tuple[tuple[str, str], ...]:
+    """What goes with each call and stream of a session."""
+    return ((SESSION_HEADER, session_id),)
 
 
 def request(ask: Ask, session_id: str) -> pb.CompleteRequest:
@@ -51,7 +63,8 @@ class AioSystem:
     async def __call__(self, typist: int, ask: Ask) -> Answer:
         """Ask the service. Raises Superseded and Failed."""
         try:
-            response = await self._stub.Complete(request(ask, f"{self._run_id}.{typist}"), timeout=TIMEOUT_S)
+            session_id = f"{self._run_id}.{typist}"
+            response = await self._stub.Complete(request(ask, session_id), timeout=TIMEOUT_S, metadata=metadata(session_id))
         except grpc.aio.AioRpcError as error:
             raise no_answer(error.code()) from None
         return answer(response)

@@ -56,12 +56,13 @@ def connect(target: Target, typist: int, run_id: str) -> System:
 
 class _Keyahead:
     def __init__(self, address: str, session_id: str) -> None:
-        self._stub = pb_grpc.AutocompleteStub(grpc.insecure_channel(address, options=list(rpc.CHANNEL_OPTIONS)))
+        self._stub = pb_grpc.AutocompleteStub(rpc.channel(address))
         self._session_id = session_id
 
     def __call__(self, ask: Ask) -> Answer:
+        request, metadata = rpc.request(ask, self._session_id), rpc.metadata(self._session_id)
         try:
-            return rpc.answer(self._stub.Complete(rpc.request(ask, self._session_id), timeout=rpc.TIMEOUT_S))
+            return rpc.answer(self._stub.Complete(request, timeout=rpc.TIMEOUT_S, metadata=metadata))
         except grpc.RpcError as error:
             raise rpc.no_answer(error.code()) from None
 

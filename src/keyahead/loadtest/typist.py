@@ -15,6 +15,7 @@ from typing import Any
 from keyahead.loadtest import pace
 from keyahead.loadtest.judge import Answer, Ask, Outcome, Record, Screen, Typed
 from keyahead.loadtest.plan import Key, Plan
+from keyahead.loadtest.texts import Passage
 
 FOLLOW_UP_S = 0.3
 """After an unfinished answer, a plugin asks again if no key comes within this; the README tells plugin authors so."""
@@ -35,6 +36,8 @@ class Typist:
         self._shift_s = 0.0
         """By how much decisions have put off the plan."""
         self._asked = -1
+        self.num_taken = 0
+        """Suggestions taken so far."""
         self._open: dict[int, Ask] = {}
         self._sent_s: dict[int, float] = {}
         self._taking_at_s: float | None = None
@@ -47,6 +50,13 @@ class Typist:
         if self._taking_at_s is not None:
             return self._taking_at_s
         return self._key.at_s + self._shift_s if self._next < len(self.plan.keys) else None
+
+    @property
+    def place(self) -> tuple[Passage, str]:
+        """The passage where the cursor is, and what is written in it, mistakes included."""
+        screen = self._screen
+        passage = self.plan.passages[screen.passage]
+        return passage, passage.typed[: screen.position] + screen.mistake
 
     def act(self) -> Ask | None:
         """Does what is due; the question that a plugin asks then, if any."""
@@ -147,6 +157,7 @@ class Typist:
             self._shift_s += put_off_s
             return None
         self._screen.take(at_s)
+        self.num_taken += 1
         while self._next < len(self.plan.keys) and self._is_saved(self._key):
             self._next += 1
         self._shift_s = at_s - self.plan.keys[self._next - 1].at_s

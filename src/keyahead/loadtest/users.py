@@ -7,22 +7,18 @@ from collections.abc import Iterator
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Group
 from locust import User, task
 from locust.exception import StopUser
 
 from keyahead.loadtest.crowd import Member
-from keyahead.loadtest.judge import Ask, Failed, Outcome, Superseded
-from keyahead.loadtest.targets import System
-
-GRACE_S = 2.0
-"""How long answers are waited for when the last key has been hit."""
+from keyahead.loadtest.judge import Ask
+from keyahead.loadtest.plugins import Install, Seat
 
 
 class Stage:
     """Where users find whom they play, and what time it is."""
 
-    def __init__(self, cast: Iterator[tuple[Member, System]]) -> None:
+    def __init__(self, cast: Iterator[tuple[Member, Install]]) -> None:
         self._cast = cast
         self._start = 0.0
         self.begun = Event()
@@ -32,8 +28,8 @@ class Stage:
         self._start = start
         self.begun.set()
 
-    def next(self) -> tuple[Member, System]:
-        """Somebody to play. Raises StopUser when nobody is left."""
+    def next(self) -> tuple[Member, Install]:
+        """Somebody to play, and the plugin of their editor. Raises StopUser when nobody is left."""
         try:
             return next(self._cast)
         except StopIteration:
@@ -49,15 +45,15 @@ class Stage:
 
 
 class TypistUser(User):
-    """One typist's editor."""
+    """One typist with an editor."""
 
     stage: Stage
     """The same for all users of a process; set before the first is spawned."""
 
     def on_start(self) -> None:
         """Take a part."""
-        self._member, self._system = self.stage.next()
-        self._asking = Group()
+        self._member, install = self.stage.next()
+        self._plugin = install(Seat(self._member.typist, self._now_s, self._tell))
 
     @task
     def type(self) -> None:
@@ -66,11 +62,9 @@ class TypistUser(User):
         typist, start_s, end_s = self._member.typist, self._member.start_s, self._member.end_s
         while (due_s := typist.due_s) is not None and start_s + due_s < end_s:
             self.stage.wait_until(start_s + due_s)
-            if ask := typist.act():
-                self._asking.start(gevent.Greenlet(self._ask, ask))
+            self._plugin.key()
         self.stage.wait_until(end_s)
-        self._asking.join(GRACE_S)
-        self._asking.kill()
+        self._plugin.close()
         typist.finish(self._now_s())
         raise StopUser
 
@@ -78,28 +72,7 @@ class TypistUser(User):
         """Since this typist's start."""
         return self.stage.now_s() - self._member.start_s
 
-    def _ask(self, ask: Ask | None) -> None:
-        """Ask, hand the answer over, and ask again if there is more to be had and the person still waits."""
-        typist = self._member.typist
-        while ask:
-            typist.sent(ask, self._now_s())
-            try:
-                answer = self._system(ask)
-            except Superseded:
-                typist.unanswered(ask, Outcome.SUPERSEDED, self._now_s())
-                self._tell(ask, "superseded")
-                return
-            except Failed as error:
-                typist.unanswered(ask, Outcome.FAILED, self._now_s(), str(error))
-                self._tell(ask, "complete", error)
-                return
-            further = typist.answered(ask, answer, self._now_s())
-            self._tell(ask, "follow up" if ask.follow_up else "complete")
-            if further:
-                self.stage.wait_until(self._member.start_s + further.at_s)
-            ask = further if further and typist.still_waits(further) else None
-
-    def _tell(self, ask: Ask, name: str, error: Exception | None = None) -> None:
+    def _tell(self, ask: Ask, name: str, error: Exception | None) -> None:
         """Locust's own figures, for its web page; its percentiles are coarse, ours are not."""
         response_time = (self._now_s() - ask.at_s) * 1000
         self.environment.events.request.fire(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,12 +79,12 @@ def load(path: Path | None = None) -> Objectives:
         text = path.read_text() if path else (files("keyahead.loadtest") / "objectives.toml").read_text()
         table = tomllib.loads(text)
         return Objectives(
-            slow_share=float(table["latency"]["slow_share"]),
-            failed_share=float(table["errors"]["failed_share"]),
-            least_useful_share=float(table["useful"]["least_share"]),
-            tokens_after_cancel=float(table["cancel"]["tokens_after"]),
-            lateness_p99_ms=float(table["generator"]["lateness_p99_ms"]),
-            sent_share=float(table["generator"]["sent_share"]),
+            slow_share=_bound(table["latency"]["slow_share"], 1),
+            failed_share=_bound(table["errors"]["failed_share"], 1),
+            least_useful_share=_bound(table["useful"]["least_share"], 1),
+            tokens_after_cancel=_bound(table["cancel"]["tokens_after"]),
+            lateness_p99_ms=_bound(table["generator"]["lateness_p99_ms"]),
+            sent_share=_bound(table["generator"]["sent_share"], 1),
         )
     except OSError as error:
         raise ObjectivesError(f"{path} cannot be read ({error.strerror}): name a file of objectives.") from None
@@ -91,8 +92,15 @@ def load(path: Path | None = None) -> Objectives:
         raise ObjectivesError(f"{path} lacks {error}: start from a copy of keyahead's objectives.toml.") from None
     except (ValueError, TypeError):
         raise ObjectivesError(
-            f"{path} is not TOML with a number for each objective: start from a copy of keyahead's objectives.toml."
+            f"{path} is not TOML with a number for each objective, a share from 0 to 1: start from a copy of keyahead's objectives.toml."
         ) from None
+
+
+def _bound(value: Any, most: float = math.inf) -> float:
+    """A number that can be a bound. Raises ValueError or TypeError."""
+    if not 0 <= float(value) <= most:
+        raise ValueError
+    return float(value)
 
 
 def judge(result: Mapping[str, Any], objectives: Objectives, cancels: Mapping[str, float] | None = None) -> Verdict:
