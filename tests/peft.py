@@ -25,7 +25,9 @@ SMOL = {
 SMOL_CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
-def matrices(seed: int, *, rank: int = 4, layers: Iterable[int] = (0, 7, 29), modules: Mapping[str, tuple[int, int]] = SMOL) -> dict[str, Array]:
+def matrices(
+    seed: int, *, rank: int = 4, layers: Iterable[int] = (0, 7, 29), modules: Mapping[str, tuple[int, int]] = SMOL
+) -> dict[str, Array]:
     """A and B of each module in each layer, by the names that PEFT gives them."""
     random = np.random.default_rng(seed)
     tensors: dict[str, Array] = {}

@@ -130,8 +130,8 @@ def load(folder: Path, model: Model) -> Adapter:
     base = (config.base_model_name_or_path or "").rstrip("/").rpartition("/")[2]
     if model.name not in base.lower():
         raise SetupError(
-            f"The adapter in {folder} was trained on {base or 'an unnamed model'}, not on {model.name}: use one of that model, or, if it is "
-            f"the same under another name, correct base_model_name_or_path in {CONFIG}."
+            f"The adapter in {folder} was trained on {base or 'an unnamed model'}, not on {model.name}: use one of that model, or, "
+            f"if it is the same under another name, correct base_model_name_or_path in {CONFIG}."
         )
     pairs = _pairs(folder, _read_tensors(folder / WEIGHTS), model)
     _check_shapes(folder, pairs, config.r, model)
@@ -173,7 +173,7 @@ def _pairs(folder: Path, tensors: Mapping[str, Array], model: Model) -> _Pairs:
         match = _TENSOR.fullmatch(name)
         if match is None or match[2] not in MODULES:
             raise SetupError(
-                f"{folder} adapts {name}, which {model.name} does not have or which cannot be adapted: train only {', '.join(MODULES)}."
+                f"{folder} adapts {name}, which {model.name} has not or engines cannot adapt: train only {', '.join(MODULES)}."
             )
         if int(match[1]) >= model.layers:
             raise SetupError(f"{folder} adapts layer {match[1]}, and {model.name} has {model.layers}: use an adapter of that model.")
@@ -192,9 +192,9 @@ def _check_shapes(folder: Path, pairs: _Pairs, rank: int, model: Model) -> None:
         width_in, width_out = sizes[module]
         right = pair["A"].shape == (rank, width_in) and pair["B"].shape == (width_out, rank)
         if not right or (module in {"k_proj", "v_proj"} and width_out != kv_width):
-            shapes = f"A {list(pair['A'].shape)} and B {list(pair['B'].shape)}"
             raise SetupError(
-                f"{folder}: layer {layer} {module} has {shapes}, which do not fit rank {rank} and {model.name}: use an adapter of that model."
+                f"{folder}: layer {layer} {module} has A {list(pair['A'].shape)} and B {list(pair['B'].shape)}, "
+                f"which do not fit rank {rank} and {model.name}: use an adapter of that model."
             )
 
 

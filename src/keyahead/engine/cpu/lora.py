@@ -95,7 +95,9 @@ class Adapters:
         while self._known and self._held() + needed > self._capacity:
             self._known.popitem(last=False)
         if self._held() + needed > self._capacity:
-            raise CacheFull(f"lora_weights: {needed} bytes do not fit beside the adapters in use: raise the parameter lora_cache_mb, or retry")
+            raise CacheFull(
+                f"lora_weights: {needed} bytes do not fit beside the adapters in use: raise the parameter lora_cache_mb, or retry"
+            )
         self._known[task_id] = loaded = _loaded(digest, pairs, self._sites)
         self._alive.add(loaded)
 

@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from keyahead.engine.adapters import MODULES
 from keyahead.engine.trtllm import flags, gpus, networks, roofline
 from keyahead.engine.trtllm.image import Image
+from keyahead.engine.trtllm.lora_rules import LORA_MEMORY_RULES, LORA_RULES
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits, Proposal
+from keyahead.engine.trtllm.proposal import Limits, Lora, Proposal
 from keyahead.engine.trtllm.rules import BUILD_RULES
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
 from keyahead.engine.trtllm.verdicts import apply
@@ -47,6 +49,7 @@ class Plan:
         *,
         kv_cache: KvCache = KvCache.MODEL,
         licence_accepted: bool = False,
+        lora: Lora | None = None,
         build: Mapping[str, str] | None = None,
         serving: Mapping[str, str] | None = None,
         image: Image | None = None,
@@ -60,6 +63,7 @@ class Plan:
             limits: what the engine must be able to do at once.
             kv_cache: format of keys and values.
             licence_accepted: the operator's word that a licence other than Apache-2.0 allows the use.
+            lora: the adapters that it must take, if any.
             build: options of `trtllm-build` that replace ours.
             serving: parameters of the backend that replace ours.
             image: the container, unless it is the pinned one.
@@ -75,11 +79,11 @@ class Plan:
             chosen,
             kv_cache,
             licence_accepted,
-            flags.build_options(**dataclasses.asdict(chosen)) | dict(build or {}),
-            {**flags.SERVING, **(serving or {})},
+            {**flags.build_options(**dataclasses.asdict(chosen)), **_lora_build(lora), **(build or {})},
+            {**flags.SERVING, **(flags.lora_serving(lora.rank) if lora else {}), **(serving or {})},
         )
-        proposal, notes = apply((*BUILD_RULES, *SERVING_RULES), proposal)
-        proposal, _ = apply(MEMORY_RULES, proposal)
+        proposal, notes = apply((*BUILD_RULES, *LORA_RULES, *SERVING_RULES), proposal)
+        proposal, _ = apply((*LORA_MEMORY_RULES, *MEMORY_RULES), proposal)
         return cls(proposal, notes, image or Image())
 
     @property
@@ -90,7 +94,7 @@ class Plan:
         by name, and of an unknown name neither split nor column (TensorRT-LLM tensorrt_llm/models/convert_utils.py, load_calib_dataset).
         """
         precision = self.proposal.precision
-        common = ["--model_dir", MODEL_DIR, "--output_dir", CHECKPOINT_DIR, "--dtype", precision.dtype]
+        common = ["--model_dir", MODEL_DIR, "--output_dir", CHECKPOINT_DIR, "--dtype", self.proposal.dtype]
         if not precision.needs_calibration:
             return ("python3", CONVERT, *common)
         samples = AWQ_SAMPLES if precision is Precision.INT4_AWQ else CALIBRATION_SAMPLES
@@ -104,7 +108,7 @@ class Plan:
         """From the checkpoint to the engine."""
         command = ["trtllm-build", "--checkpoint_dir", CHECKPOINT_DIR, "--output_dir", ENGINE_DIR]
         for name, value in self.proposal.build.items():
-            command += [f"--{name}", value] if value else [f"--{name}"]
+            command += [f"--{name}", *value.split()]
         return tuple(command)
 
     @property
@@ -143,6 +147,8 @@ class Plan:
             "expected": {
                 "weights_bytes": round(memory.weights),
                 "activations_bytes": round(memory.activations),
+                "adapter_cache_bytes": round(memory.adapters),
+                "adapter_bytes": self.proposal.adapter_bytes,
                 "kv_bytes_per_token": memory.kv_per_token,
                 "kv_tokens": memory.kv_tokens,
                 "prefill_ms": round(latency.prefill * 1e3, 1),
@@ -153,3 +159,11 @@ class Plan:
                 "assumptions": list(roofline.ASSUMPTIONS),
             },
         }
+
+
+def _lora_build(lora: Lora | None) -> dict[str, str]:
+    """Modules in TensorRT-LLM's order and names; one that is not known keeps its name, for the rules to refuse."""
+    if lora is None:
+        return {}
+    known = [module.name for name, module in MODULES.items() if name in lora.modules]
+    return flags.lora_build_options(lora.rank, [*known, *(name for name in lora.modules if name not in MODULES)])
