@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyahead.engine.contract import ContractError, EngineRequest
+from keyahead.engine.cpu.cold_starts import ColdStarts
+from keyahead.engine.cpu.kv_seal import BlockId, Sealer
 from keyahead.engine.cpu.lora import Loaded
 from keyahead.engine.cpu.scheduler import Scheduler, Step
 from keyahead.engine.cpu.sequence import Sequence
@@ -55,6 +57,25 @@ def test_equal_prompts_share_no_kv_across_adapters() -> None:
             sequence = add(scheduler, 70, kind, output=1)
             finish(scheduler)
             assert sequence.num_reused // 32 * 32 == reused
+
+
+def test_redis_is_asked_for_the_adapters_own_blocks() -> None:
+    """And given them under its own names: the same tokens in the same namespace, with each adapter other blocks."""
+    asked: list[BlockId] = []
+
+    class Store:
+        def fetch(self, blocks: list[BlockId], budget_s: float, deliver: object) -> bool:
+            asked.append(blocks[0])
+            return True
+
+    scheduler = make()
+    cold = ColdStarts(scheduler.pool, None, Store(), lambda: None)  # type: ignore[arg-type]
+    sequences = [add(scheduler, 200, kind) for kind in KINDS]
+    for sequence in sequences:
+        cold.admit(sequence, 0.0)
+        sequence.held = False
+    sealer = Sealer(b"k" * 32, b"")
+    assert len({sealer.name(block) for block in asked}) == len({block.namespace for block in asked}) == len(KINDS)
 
 
 def test_no_namespace_can_be_that_of_an_adapter() -> None:
