@@ -30,13 +30,13 @@ def test_rows_are_as_tensorrt_llm_has_them(tmp_path: Path) -> None:
     tensors = peft.matrices(3, layers=(5, 2), modules=ONE)
     adapter = adapters.load(peft.save(tmp_path, tensors), MODEL)
     assert adapter.config.tolist() == [[3, 2, 4], [6, 2, 4], [3, 5, 4], [6, 5, 4]]
-    assert (adapter.weights.dtype, adapter.config.dtype) == (np.float16, np.int32)
+    assert (adapter.weights.dtype.name, adapter.config.dtype.name) == ("float16", "int32")
     assert adapter.weights.shape == (4, 4 * (1536 + 576))
     a, b = (tensors[key(2, "self_attn.v_proj", half)] for half in "AB")
     row = np.concatenate([a.reshape(-1), 2.0 * b.reshape(-1)]).astype(np.float16)
     assert np.array_equal(adapter.weights[0, : len(row)], row)
     assert not adapter.weights[0, len(row) :].any()
-    assert (adapter.rank, adapter.modules) == (4, {"v_proj", "down_proj"})
+    assert (adapter.rank, adapter.modules) == (4, frozenset({"v_proj", "down_proj"}))
 
 
 def test_every_module_has_tensorrt_llms_number(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def _read_config(folder: Path) -> _Config:
 def _read_tensors(path: Path) -> dict[str, Array]:
     """All tensors in FP32. The low-level reader is used since numpy has no BF16, in which most adapters are saved."""
     try:
-        raw = safetensors.deserialize(path.read_bytes())
+        raw = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
         return {name: _fp32(tensor["dtype"], bytes(tensor["data"])).reshape(tensor["shape"]) for name, tensor in raw}
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise SetupError(f"{path} cannot be read as an adapter's weights ({error}): save the adapter again, as safetensors.") from error
