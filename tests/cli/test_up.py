@@ -63,6 +63,8 @@ def test_ports_come_from_the_environment_too(tmp_path: Path) -> None:
         (["--model", "gpt-9"], {}, "There is no model named 'gpt-9'"),
         (["--redis-url", "redis://127.0.0.1:1"], {}, "The Redis server of --redis-url does not answer"),
         ([], {"KEYAHEAD_TLS_CERT": "cert.pem"}, "unset KEYAHEAD_TLS_CERT"),
+        ([], {"KEYAHEAD_ADAPTERS_FILE": "adapters"}, "unset KEYAHEAD_ADAPTERS_FILE"),
+        (["--adapter", "nowhere"], {}, "nowhere/adapter_config.json cannot be read"),
     ],
 )
 def test_what_cannot_be_started_is_one_sentence(tmp_path: Path, options: list[str], variables: dict[str, str], said: str) -> None:

@@ -105,6 +105,7 @@ class Endpoint:
     """An engine behind Triton."""
 
     def __init__(self, address: str, vocab_size: int) -> None:
+        self.address = address
         self.vocab_size = vocab_size
         self._channel = grpc.insecure_channel(address)
         self._stub = triton_pb2_grpc.GRPCInferenceServiceStub(self._channel)

@@ -37,10 +37,10 @@ def _connected(address: str, model: str) -> Iterator[Endpoint]:
     found.close()
 
 
-def _cpu_engine(folder: Path, model_folder: Path) -> Iterator[Endpoint]:
+def _cpu_engine(folder: Path, model_folder: Path, **limits: int) -> Iterator[Endpoint]:
     progress = SilentProgress()
     server, library = triton.install(progress, offline=False), libpython.install(progress, offline=False)
-    models = repository.write_cpu(folder / "repository", model_folder)
+    models = repository.write_cpu(folder / "repository", model_folder, **limits)
     grpc_port, metrics_port = free_ports(2)
     prefix = f"contract-{os.getpid()}"
     command = triton.command(server, models, triton.Ports(grpc_port, metrics_port), prefix)

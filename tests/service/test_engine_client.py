@@ -9,8 +9,19 @@ import grpc
 import numpy as np
 import pytest
 
-from keyahead.engine.contract import DTYPES, EngineRequest, EngineResponse, WorkClass, decode_request, encode_request, encode_response
+from keyahead.engine.adapters import Adapter
+from keyahead.engine.contract import (
+    DTYPES,
+    NOT_CACHED,
+    EngineRequest,
+    EngineResponse,
+    WorkClass,
+    decode_request,
+    encode_request,
+    encode_response,
+)
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
+from keyahead.service.adapters import TenantAdapters
 from keyahead.service.engine_client import EngineClient, EngineError, _message
 from keyahead.service.errors import problem_of
 from keyahead.service.model import EngineUnavailable, Overloaded
@@ -37,13 +48,21 @@ def response(request_id: str, tokens: tuple[int, ...] = (), *, final: bool = Fal
     return message
 
 
+ADAPTER = Adapter("ab" * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16), np.array([[1, 0, 1]], np.int32))
+
+
 class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers a ping; counts up from a prompt's last token, one response each; knows some errors by their prompt."""
+    """Answers a ping; counts up from a prompt's last token; knows some errors by their prompt, and adapters by their weights."""
 
     def __init__(self) -> None:
         self.stopped: list[str] = []
         self.healthy = True
         self.full = ""
+        self.known: set[int] = set()
+        self.asked: list[tuple[int | None, bool]] = []
+        """Of each request: its adapter, and whether it brought the weights."""
+        self.forgets = False
+        """Forgets every adapter at once."""
 
     async def ModelStreamInfer(self, requests: AsyncIterator[triton_pb2.ModelInferRequest], context: object) -> AsyncIterator[Infer]:
         outgoing: asyncio.Queue[Infer] = asyncio.Queue()
@@ -65,8 +84,17 @@ class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
                     self.stopped.append(message.id)
                     error = self.full or ("" if self.healthy else "Stub process 'tensorrt_llm' is not healthy.")
                     outgoing.put_nowait(response(message.id, final=True, error=error))
+                elif self._refuses(request):
+                    error = f"Executor failed: LoRA task {request.lora_task_id} {NOT_CACHED}"
+                    outgoing.put_nowait(response(message.id, final=True, error=error))
                 else:
                     group.create_task(self._decode(message.id, request, outgoing))
+
+    def _refuses(self, request: EngineRequest) -> bool:
+        self.asked.append((request.lora_task_id, request.lora_weights is not None))
+        if request.lora_task_id is not None and request.lora_weights is not None and not self.forgets:
+            self.known.add(request.lora_task_id)
+        return request.lora_task_id is not None and request.lora_task_id not in self.known
 
     async def _decode(self, request_id: str, request: EngineRequest, outgoing: asyncio.Queue[Infer]) -> None:
         last = request.input_ids[-1]
@@ -93,7 +121,7 @@ def run() -> Callable[[Check], None]:
         async def main() -> None:
             triton = ScriptedTriton()  # type: ignore[abstract]  # the other methods are the base's: unimplemented
             server, port = await serve(triton, 0)
-            client = EngineClient(f"127.0.0.1:{port}")
+            client = EngineClient(f"127.0.0.1:{port}", TenantAdapters({"acme": ADAPTER}))
             client.start()
             await until(lambda: client.ready)
             await check(client, triton, server)
@@ -120,9 +148,9 @@ async def until(check: Callable[[], bool], seconds: float = 10) -> None:
             await asyncio.sleep(0.01)
 
 
-async def collect(client: EngineClient, first: int, count: int) -> list[int]:
+async def collect(client: EngineClient, first: int, count: int, tenant: str = "") -> list[int]:
     tokens: list[int] = []
-    async for part in client.decode(EngineRequest(input_ids=(1, first), max_new_tokens=count, streaming=True)):
+    async for part in client.decode(EngineRequest(input_ids=(1, first), max_new_tokens=count, streaming=True, namespace=tenant)):
         tokens += part.output_ids
     return tokens
 
@@ -215,6 +243,53 @@ def test_a_lost_engine_fails_what_is_in_flight_and_is_found_again(run: Callable[
         again, _ = await serve(triton, port)
         await until(lambda: client.ready)
         assert await collect(client, 1, 2) == [2, 3]
+        await client.aclose()
+        await again.stop(0)
+
+    run(check)
+
+
+def test_an_adapters_weights_go_once_and_again_when_they_are_forgotten(run: Callable[[Check], None]) -> None:
+    """With a tenant's first request, then only the id; when the engine has evicted it, the caller notices nothing. Others send none."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        for first in (10, 20):
+            assert await collect(client, first, 2, "acme/ann") == [first + 1, first + 2]
+        assert await collect(client, 30, 1, "other") == [31]
+        triton.known.clear()
+        assert await collect(client, 40, 2, "acme") == [41, 42]
+        task_id = ADAPTER.task_id
+        assert triton.asked == [(task_id, True), (task_id, False), (None, False), (task_id, False), (task_id, True)]
+
+    run(check)
+
+
+def test_weights_are_sent_again_once_only(run: Callable[[Check], None]) -> None:
+    """An engine that forgets an adapter as soon as it has come gets no second copy: the request fails."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        triton.forgets = True
+        with pytest.raises(EngineUnavailable, match="LoRA task"):
+            await collect(client, 10, 1, "acme")
+        with pytest.raises(EngineUnavailable, match="LoRA task"):
+            await collect(client, 10, 1, "acme")
+        assert [with_weights for _, with_weights in triton.asked] == [True, False, True]
+
+    run(check)
+
+
+def test_a_new_stream_is_told_anew(run: Callable[[Check], None]) -> None:
+    """Behind it there may be another engine, so the weights go with its first request."""
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        await collect(client, 10, 1, "acme")
+        port = int(client._address.rpartition(":")[2])
+        await server.stop(0)
+        await until(lambda: not client.ready)
+        again, _ = await serve(triton, port)
+        await until(lambda: client.ready)
+        await collect(client, 20, 1, "acme")
+        assert [with_weights for _, with_weights in triton.asked] == [True, True]
         await client.aclose()
         await again.stop(0)
 

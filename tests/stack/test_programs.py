@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +90,14 @@ def test_two_options_may_not_name_one_port() -> None:
         port = free.getsockname()[1]
     with pytest.raises(SetupError, match=f"--grpc-port and --metrics-port are both {port}"):
         Ports(grpc=port, metrics=port, triton=0, triton_metrics=0, redis=0).require_free()
+
+
+def test_an_adapter_reaches_engine_and_service(run: RunFolder, tmp_path: Path) -> None:
+    """The engine takes its rank, and the service gives it to the one tenant there is; without one the engine takes none."""
+    parts = Parts(catalogue.get("qwen2.5-coder-0.5b"), tmp_path, Triton(Path("triton")), Path("lib/libpython.so"), None, None)
+    repository = run.path / "repository" / "tensorrt_llm" / "config.pbtxt"
+    for adapter, rank in ((None, 0), (tmp_path / "adapter", 16)):
+        stack = compose(dataclasses.replace(parts, adapter=adapter, adapter_rank=rank), PORTS, run)
+        assert f'key: "max_lora_rank" value: {{ string_value: "{rank}" }}' in repository.read_text()
+        file = ServiceConfig.from_environment(stack.programs[-1].environment).adapters_file
+        assert (file.read_text() if file else None) == (f"default:{adapter}\n" if adapter else None)

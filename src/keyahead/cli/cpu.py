@@ -47,6 +47,7 @@ def cpu(
     port: TritonPort = 8801,
     metrics_port: TritonMetricsPort = 8802,
     threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: one for each core of the machine (serve).")] = 0,
+    max_lora_rank: Annotated[int, typer.Option(min=0, help="Take LoRA adapters up to this rank; 0: none (serve).")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing.")] = False,
 ) -> None:
     """Get Triton, convert a model, or serve it for a service that runs elsewhere."""
@@ -58,7 +59,13 @@ def cpu(
     elif action is Action.CONVERT:
         _convert(catalogue.get(model), folder.absolute(), weights, offline=offline)
     else:
-        _serve(catalogue.get(model), folder.absolute(), triton.Ports(port, metrics_port), host, threads)
+        _serve(
+            catalogue.get(model),
+            folder.absolute(),
+            triton.Ports(port, metrics_port),
+            host,
+            {"threads": threads, "max_lora_rank": max_lora_rank},
+        )
 
 
 def _convert(model: catalogue.Model, folder: Path, weights: Path | None, *, offline: bool) -> None:
@@ -74,7 +81,7 @@ def _convert(model: catalogue.Model, folder: Path, weights: Path | None, *, offl
         shutil.copytree(converted, target, dirs_exist_ok=True)
 
 
-def _serve(model: catalogue.Model, folder: Path, ports: triton.Ports, host: str, threads: int) -> None:
+def _serve(model: catalogue.Model, folder: Path, ports: triton.Ports, host: str, limits: dict[str, int]) -> None:
     server, library = triton.find(), libpython.find()
     if server is None or library is None:
         raise UsageError("Triton is not installed: run 'keyahead cpu install' first.")
@@ -83,7 +90,7 @@ def _serve(model: catalogue.Model, folder: Path, ports: triton.Ports, host: str,
     # In a container, what is started again has the same process id, and finds what the one before has left.
     prefix = f"keyahead-cpu-{os.getpid()}"
     guard.remove_shared_memory(prefix)
-    limits = {"max_context": min(programs.MAX_CONTEXT_TOKENS, model.context_tokens), "threads": threads}
+    limits = {"max_context": min(programs.MAX_CONTEXT_TOKENS, model.context_tokens), **limits}
     with tempfile.TemporaryDirectory(prefix="keyahead-") as temporary:
         models = repository.write_cpu(Path(temporary) / "repository", folder, **limits)
         command = triton.command(server, models, ports, prefix, host)

@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from keyahead.cli.output import FAILED, CommandError, JsonOption, Output, UsageError
+from keyahead.engine.adapters import MODULES
 from keyahead.engine.store import RichProgress, cache_dir
 from keyahead.engine.trtllm import build as building
 from keyahead.engine.trtllm import image, job, roofline
@@ -20,7 +21,7 @@ from keyahead.engine.trtllm.facts import BRIEF_COMMAND, MOUNTS
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import CHECKPOINT_DIR, Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits, Runtime
+from keyahead.engine.trtllm.proposal import Limits, Lora, Runtime
 from keyahead.stack import docker, preflight
 
 _LIMITS = Limits()
@@ -57,6 +58,10 @@ def engine(
         int | None, typer.Option(min=0, help="The longest draft: of the service, else 24; with llm-api, the engine's own, else 8.")
     ] = None,
     max_num_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one step.")] = _LIMITS.max_num_tokens,
+    lora_rank: Annotated[int, typer.Option(min=0, help="The highest rank of the LoRA adapters to serve; 0: none.")] = 0,
+    lora_module: Annotated[
+        list[str] | None, typer.Option(help="What adapters change, such as q_proj; may be repeated. All seven if none is given.")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(metavar="NAME[=VALUE]", help="An option of trtllm-build; may be repeated.")] = None,
     parameter: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A parameter of the backend; may be repeated.")] = None,
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="The model's licence allows my use (3B).")] = False,
@@ -88,6 +93,7 @@ def engine(
         Limits(max_batch_size, max_input, max_output, drafts, max_num_tokens),
         kv_cache=kv_cache,
         licence_accepted=accept_licence,
+        lora=Lora(lora_rank, tuple(lora_module or MODULES)) if lora_rank else None,
         build=_pairs(option),
         serving=_pairs(parameter),
         image=Image(image_tag, image_digest),
@@ -117,10 +123,12 @@ def _pairs(texts: list[str] | None) -> dict[str, str]:
 def _show(plan: Plan, output: Output) -> None:
     memory, latency = plan.memory, plan.latency
     table = Table.grid(padding=(0, 2))
+    adapters = f"{plan.proposal.adapter_bytes / 1e6:.0f} MB each, of {memory.adapters / 1e6:.0f} MB" if memory.adapters else "none"
     for name, text in {
         "image": plan.image.reference,
         "weights": f"{memory.weights / 1e9:.2f} GB",
         "buffers": f"{memory.activations / 1e9:.2f} GB, a rough estimate",
+        "adapters": adapters,
         "KV cache": f"{memory.kv_per_token} bytes a token, {memory.kv_tokens} tokens",
         "prefill": f"{latency.prefill * 1e3:.1f} ms (roof {latency.prefill_roof * 1e3:.1f})",
         "step": f"{latency.step * 1e3:.1f} ms (roof {latency.step_roof * 1e3:.1f}), verifying drafts {latency.verify * 1e3:.1f} ms",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,7 @@ from keyahead.cli.client import DEFAULT_ADDRESS, Client, ServiceError
 from keyahead.cli.complete import Place, summary, to_json, with_ghost
 from keyahead.cli.options import DEFAULT_MODEL, GrpcPort, MetricsPort, ModelOption, RedisPort, TritonMetricsPort, TritonPort
 from keyahead.cli.output import JsonOption, Output, UsageError
-from keyahead.engine import catalogue, fetch
+from keyahead.engine import adapters, catalogue, fetch
 from keyahead.engine.cpu import convert
 from keyahead.engine.store import Progress, RichProgress
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
@@ -32,7 +33,7 @@ def variance(values: list[float]) -> float:
     return """
 _SAMPLE = Place(_PREFIX + "\n", len(_PREFIX))
 _SAMPLE_TIMEOUT_S = 10.0
-_LOCAL_ONLY = ("KEYAHEAD_GRPC_HOST", "KEYAHEAD_TLS_CERT", "KEYAHEAD_TLS_KEY", "KEYAHEAD_TOKENS_FILE")
+_LOCAL_ONLY = ("KEYAHEAD_GRPC_HOST", "KEYAHEAD_TLS_CERT", "KEYAHEAD_TLS_KEY", "KEYAHEAD_TOKENS_FILE", "KEYAHEAD_ADAPTERS_FILE")
 
 
 def up(
@@ -45,6 +46,7 @@ def up(
     redis_url: Annotated[str | None, typer.Option(envvar="KEYAHEAD_REDIS_URL", help="Use this Redis server and start none.")] = None,
     no_redis: Annotated[bool, typer.Option("--no-redis", help="Cache in memory only.")] = False,
     weights: Annotated[Path | None, typer.Option(help="A local copy of the model's weights (also KEYAHEAD_WEIGHTS).")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter of the model, as PEFT saves it, to complete with.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,7 +58,9 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:
+        rank = adapters.load(adapter, catalogue.get(model)).rank if adapter else 0
         parts = set_up(model, weights, progress, redis_url=redis_url, with_redis=not (no_redis or redis_url), offline=offline)
+        parts = dataclasses.replace(parts, adapter=adapter, adapter_rank=rank)
         with run_folder() as run:
             stack = compose(parts, ports, run)
             supervisor = Supervisor(stack.programs, run.path, run, progress.note)
@@ -85,7 +89,7 @@ def _require_local() -> None:
     for variable in _LOCAL_ONLY:
         if os.environ.get(variable):
             raise UsageError(
-                f"'keyahead up' serves this machine only, without TLS or tokens: unset {variable}, or run 'keyahead serve' by itself."
+                f"'keyahead up' serves this machine only, without TLS or tenants: unset {variable}, or run 'keyahead serve' by itself."
             )
 
 

@@ -27,6 +27,7 @@ DTYPES: Mapping[str, type[np.generic]] = {
     "INT32": np.int32,
     "INT64": np.int64,
     "UINT64": np.uint64,
+    "FP16": np.float16,
     "FP32": np.float32,
     "BOOL": np.bool_,
 }
@@ -67,6 +68,9 @@ INPUTS: tuple[Tensor, ...] = (
     Tensor("exclude_input_in_output", "BOOL", (1,), scalar=True),
     Tensor("return_log_probs", "BOOL", (1,), scalar=True),
     Tensor("return_perf_metrics", "BOOL", (1,), scalar=True),
+    Tensor("lora_task_id", "UINT64", (1,), scalar=True),
+    Tensor("lora_weights", "FP16", (-1, -1)),
+    Tensor("lora_config", "INT32", (-1, 3)),
 )
 
 PERF_OUTPUTS: tuple[Tensor, ...] = (
@@ -92,6 +96,9 @@ OUTPUTS: tuple[Tensor, ...] = (
 
 _INPUT_BY_NAME = {t.name: t for t in INPUTS}
 _OUTPUT_BY_NAME = {t.name: t for t in OUTPUTS}
+
+NOT_CACHED = "not found in cache. Please send LoRA weights with request"
+"""How TensorRT-LLM's error for a `lora_task_id` ends whose weights it does not have, or not any more (its peftCacheManager.cpp)."""
 
 # Request parameters (not tensors) that the CPU engine reads and the GPU backend ignores.
 PARAM_DEADLINE_MS = "deadline_ms"
@@ -140,6 +147,12 @@ class EngineRequest:
     exclude_input: bool = True
     return_log_probs: bool = False
     return_perf_metrics: bool = False
+    lora_task_id: int | None = None
+    """The adapter to decode with; the first request with it brings the two tensors below, the others may leave them out."""
+    lora_weights: Array | None = None
+    """FP16 [matrices, row]."""
+    lora_config: Array | None = None
+    """INT32 [matrices, 3]: module, layer, rank of each row (`adapters.py`)."""
     deadline_ms: int | None = None
     namespace: str = ""
     work_class: WorkClass = WorkClass.AUTOMATIC
@@ -244,9 +257,11 @@ def encode_request(request: EngineRequest) -> dict[str, Array]:
         "exclude_input_in_output": request.exclude_input,
         "return_log_probs": request.return_log_probs or None,
         "return_perf_metrics": request.return_perf_metrics or None,
+        "lora_task_id": request.lora_task_id,
     }
     tensors |= {name: _scalar(name, value) for name, value in optional.items() if value is not None}
-    return tensors
+    adapter = {"lora_weights": request.lora_weights, "lora_config": request.lora_config}
+    return tensors | {name: array[np.newaxis] for name, array in adapter.items() if array is not None}
 
 
 def _checked(tensors: Mapping[str, Array]) -> None:
@@ -268,6 +283,13 @@ def _checked(tensors: Mapping[str, Array]) -> None:
 def _read_ids(name: str, tensors: Mapping[str, Array]) -> tuple[int, ...]:
     array = tensors.get(name)
     return () if array is None else tuple(array.reshape(-1).tolist())
+
+
+def _matrices(name: str, tensors: Mapping[str, Array]) -> Array | None:
+    array = tensors.get(name)
+    if array is not None and array.ndim != 3:
+        raise ContractError(f"{name}: shape {list(array.shape)}, expected [1, matrices, values]")
+    return None if array is None else array[0]
 
 
 def _whole_number(name: str, value: object) -> int:
@@ -324,6 +346,9 @@ def decode_request(tensors: Mapping[str, Array], parameters: Mapping[str, object
         exclude_input=scalar("exclude_input_in_output", False),
         return_log_probs=scalar("return_log_probs", False),
         return_perf_metrics=scalar("return_perf_metrics", False),
+        lora_task_id=scalar("lora_task_id", None),
+        lora_weights=_matrices("lora_weights", tensors),
+        lora_config=_matrices("lora_config", tensors),
         deadline_ms=None if deadline is None else _whole_number(PARAM_DEADLINE_MS, deadline),
         namespace=str(parameters.get(PARAM_NAMESPACE, "")),
         work_class=_work_class(parameters.get(PARAM_CLASS, WorkClass.AUTOMATIC)),

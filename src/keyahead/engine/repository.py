@@ -68,7 +68,7 @@ def write_cpu(folder: Path, model_folder: Path, **limits: int) -> Path:
     Args:
         folder: made anew.
         model_folder: a converted model.
-        limits: of `triton_model.SETTINGS`: kv_tokens, max_context, max_drafts, threads.
+        limits: of `triton_model.SETTINGS`: kv_tokens, max_context, max_drafts, threads, max_lora_rank, lora_cache_mb.
 
     """
     version = folder / MODEL_NAME / "1"

@@ -152,6 +152,8 @@ class ServiceConfig:
     tls_key: Path | None = _setting(None, Path, _file)
     tokens_file: Path | None = _setting(None, Path, _file)
     """Who may call: lines `tenant:SHA-256 of the token in hexadecimal` or `tenant/user:…`. None: no tokens, one tenant called `default`."""
+    adapters_file: Path | None = _setting(None, Path, _file)
+    """Whose requests are decoded with which LoRA adapter: lines `tenant:FOLDER`. None: all with the model as it is (docs/adapters.md)."""
     isolate_users: bool = _setting(False, _boolean, _anything)
     """Keep the users of a tenant apart, too: none of them finds, or can time, what another one has caused to be cached."""
     otlp_endpoint: str | None = _setting(None, str, _otlp)

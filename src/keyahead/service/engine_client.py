@@ -7,6 +7,7 @@ One stream, because opening a call costs more than a message, and because grpc.a
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +20,7 @@ from keyahead.engine.contract import (
     DTYPES,
     INPUTS,
     MODEL_NAME,
+    NOT_CACHED,
     PARAM_CLASS,
     PARAM_DEADLINE_MS,
     PARAM_NAMESPACE,
@@ -32,6 +34,7 @@ from keyahead.engine.contract import (
     encode_request,
 )
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
+from keyahead.service.adapters import TenantAdapters
 from keyahead.service.model import EngineUnavailable, Overloaded
 from keyahead.service.tracing import engine_trace
 
@@ -51,7 +54,8 @@ _QUEUE_FULL = ("RESOURCE_EXHAUSTED", "Exceeds maximum queue size", "Maximum queu
 _DATATYPES = {tensor.name: tensor.datatype for tensor in INPUTS}
 _OUTPUTS = ("output_ids", "sequence_length")
 _PERF_OUTPUTS = tuple(tensor.name for tensor in PERF_OUTPUTS)
-_OPTIONS = (("grpc.max_receive_message_length", 1 << 20), ("grpc.max_send_message_length", 4 << 20))
+# An adapter's weights are as large as the operator has made them.
+_OPTIONS = (("grpc.max_receive_message_length", 1 << 20), ("grpc.max_send_message_length", -1))
 
 
 class EngineError(Exception):
@@ -61,9 +65,12 @@ class EngineError(Exception):
 class Decode:
     """One request on the stream: iterate over its responses, or `stop` it."""
 
-    def __init__(self, client: EngineClient, request_id: str) -> None:
+    def __init__(self, client: EngineClient, request_id: str, request: EngineRequest) -> None:
         self._client = client
         self._id = request_id
+        self.request = request
+        self.has_weights = False
+        """Whether its adapter's weights have gone with it."""
         self._trace = engine_trace(request_id)
         self._responses: asyncio.Queue[EngineResponse | Exception | None] = asyncio.Queue()
 
@@ -87,8 +94,11 @@ class Decode:
 class EngineClient:
     """Keeps the stream open, knows whether the engine answers, and sorts responses to their requests."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, adapters: TenantAdapters | None = None) -> None:
         self._address = address
+        self._adapters = adapters or TenantAdapters()
+        self._introduced: set[int] = set()
+        """Adapters whose weights have been sent on this stream; the engine may have forgotten them since."""
         self._outgoing: asyncio.Queue[triton_pb2.ModelInferRequest] = asyncio.Queue()
         self._decodes: dict[str, Decode] = {}
         self._ids = itertools.count(1)
@@ -108,13 +118,25 @@ class EngineClient:
         self._fail_all("the service is shutting down")
 
     def decode(self, request: EngineRequest) -> Decode:
-        """Send a request; EngineUnavailable at once when the engine does not answer."""
+        """Send a request, with its tenant's adapter; EngineUnavailable at once when the engine does not answer."""
         if not self.ready:
             raise EngineUnavailable("the engine is not ready")
-        decode = Decode(self, f"d{next(self._ids)}")
-        self._decodes[decode._id] = decode  # noqa: SLF001 - one abstraction in two classes
-        self._outgoing.put_nowait(_message(decode._id, request))  # noqa: SLF001
+        request_id = f"d{next(self._ids)}"
+        adapter = self._adapters.of(request.namespace)
+        if adapter is not None:
+            request = dataclasses.replace(request, lora_task_id=adapter.task_id)
+        decode = self._decodes[request_id] = Decode(self, request_id, request)
+        self._send(request_id, decode, with_weights=adapter is not None and adapter.task_id not in self._introduced)
         return decode
+
+    def _send(self, request_id: str, decode: Decode, *, with_weights: bool) -> None:
+        request = decode.request
+        adapter = self._adapters.of(request.namespace) if with_weights else None
+        if adapter is not None:
+            request = dataclasses.replace(request, lora_weights=adapter.weights, lora_config=adapter.config)
+            self._introduced.add(adapter.task_id)
+            decode.has_weights = True
+        self._outgoing.put_nowait(_message(request_id, request))
 
     def stop(self, request_id: str) -> None:
         """End a request that is still running."""
@@ -137,6 +159,7 @@ class EngineClient:
 
     async def _run_stream(self, stub: Stub) -> None:
         self._outgoing = asyncio.Queue()
+        self._introduced = set()
         call: Call = stub.ModelStreamInfer(self._requests())
         async with asyncio.TaskGroup() as group:
             pinger = group.create_task(self._ping())
@@ -173,6 +196,9 @@ class EngineClient:
         if decode is None:
             return
         final = inner.parameters["triton_final_response"].bool_param
+        if NOT_CACHED in response.error_message and not decode.has_weights:
+            self._send(inner.id, decode, with_weights=True)  # The engine has forgotten the adapter; once more, and once only.
+            return
         if response.error_message:
             decode.put(_error(response.error_message))
             final = True

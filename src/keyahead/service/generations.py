@@ -10,6 +10,7 @@ from keyahead.cache import Entry, PrefixCache
 from keyahead.engine.catalogue import Model
 from keyahead.engine.contract import EngineRequest, WorkClass
 from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.adapters import TenantAdapters
 from keyahead.service.admission import Ticket
 from keyahead.service.cold import Plan, Planner, PrefillRate, ReadPrompts
 from keyahead.service.confidence import p_accept
@@ -52,7 +53,14 @@ class Generations:
     """One for each process, on its event loop."""
 
     def __init__(
-        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, engine: EngineClient, cache: PrefixCache, metrics: Metrics
+        self,
+        config: ServiceConfig,
+        model: Model,
+        tokenizer: Tokenizer,
+        engine: EngineClient,
+        cache: PrefixCache,
+        metrics: Metrics,
+        adapters: TenantAdapters,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
@@ -66,13 +74,18 @@ class Generations:
         self._weights = dict(config.tenant_weights)
         self._arbiter = Arbiter(metrics.drafted)
         self._running: dict[Generation, tuple[_Origin, asyncio.Task[None]]] = {}
-        self.fingerprint = f"{model.name}:{model.sha256}"
+        self._weights_id = f"{model.name}:{model.sha256}"
+        self._adapters = adapters
         self.sessions = Sessions()
         ends = [tokenizer.control(name) for name in model.end_tokens]
         self._end_id = ends[0]
         self._block_stops = tuple((token,) for token in ends[1:])
         newlines = tokenizer.ids_containing(b"\n")[:MAX_NEWLINE_STOPS]
         self._line_stops = (*self._block_stops, *((token,) for token in newlines))
+
+    def fingerprint(self, tenant: str) -> str:
+        """What a tenant's answers are made with: the model's weights, and its adapter's."""
+        return self._weights_id + self._adapters.fingerprint(tenant)
 
     async def aclose(self) -> None:
         """Wait for the last; the engine is closed before."""
@@ -165,7 +178,7 @@ class Generations:
             return
         started = time.monotonic()
         then = dataclasses.replace(query, prefix=query.prefix + text)
-        task = task_of(then, self._config, self.fingerprint)
+        task = task_of(then, self._config, self.fingerprint(query.tenant))
         plan = self._planner.plan(then, PREFETCH_S)
         if plan.behind is None:
             try:

@@ -16,6 +16,7 @@ from keyahead.cache import CacheSettings, PrefixCache, RedisSettings, open_cache
 from keyahead.engine import catalogue
 from keyahead.engine.catalogue import Model
 from keyahead.engine.tokenizer import Tokenizer
+from keyahead.service.adapters import TenantAdapters
 from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineClient
@@ -44,13 +45,20 @@ class Pipeline:
     """The completer behind the server. One for each process, on its event loop."""
 
     def __init__(
-        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, engine: EngineClient, cache: PrefixCache, metrics: Metrics
+        self,
+        config: ServiceConfig,
+        model: Model,
+        tokenizer: Tokenizer,
+        engine: EngineClient,
+        cache: PrefixCache,
+        metrics: Metrics,
+        adapters: TenantAdapters | None = None,
     ) -> None:
         self._config = config
         self._engine = engine
         self._cache = cache
         self._metrics = metrics
-        self._generations = Generations(config, model, tokenizer, engine, cache, metrics)
+        self._generations = Generations(config, model, tokenizer, engine, cache, metrics, adapters or TenantAdapters())
         self._sessions = self._generations.sessions
         self._event_log = EventLog(config.event_log) if config.event_log else None
 
@@ -70,7 +78,7 @@ class Pipeline:
     async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
         """Deltas, then one answer, by the deadline. Raises Superseded and EngineUnavailable."""
         started = time.monotonic()
-        task = task_of(query, self._config, self._generations.fingerprint)
+        task = task_of(query, self._config, self._generations.fingerprint(query.tenant))
         session = (query.tenant, query.session_id)
         waiter = Waiter(Place(task.scope, query.prefix, query.suffix), deadline)
         self._sessions.enter(session, waiter)
@@ -186,7 +194,7 @@ class Pipeline:
         return dataclasses.replace(answer, text="", finish_reason=FinishReason.WITHHELD, completion_tokens=0)
 
 
-def build(config: ServiceConfig, metrics: Metrics) -> Pipeline:
+def build(config: ServiceConfig, metrics: Metrics, adapters: TenantAdapters | None = None) -> Pipeline:
     """The real pipeline, connecting; to be called on the running event loop."""
     if config.model_folder is None:
         raise ValueError("model_folder (KEYAHEAD_MODEL_FOLDER) is required")
@@ -194,6 +202,6 @@ def build(config: ServiceConfig, metrics: Metrics) -> Pipeline:
     key = hashlib.blake2b(config.cache_key, digest_size=32, person=b"keyahead-cache").digest()
     redis = RedisSettings(config.redis_url, key) if config.redis_url else None
     cache = open_cache(CacheSettings(redis=redis), CacheMetrics(metrics))
-    engine = EngineClient(config.triton_address)
+    engine = EngineClient(config.triton_address, adapters)
     engine.start()
-    return Pipeline(config, model, Tokenizer.load(config.model_folder), engine, cache, metrics)
+    return Pipeline(config, model, Tokenizer.load(config.model_folder), engine, cache, metrics, adapters)

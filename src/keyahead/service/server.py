@@ -20,9 +20,11 @@ from google.protobuf.internal import api_implementation
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from keyahead.engine.store import SetupError
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service import logs
+from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
@@ -85,7 +87,15 @@ class StartError(Exception):
 class Autocomplete(pb_grpc.AutocompleteServicer):
     """The methods of the API, and the host of its sessions; everything around a call is the interceptors'."""
 
-    def __init__(self, config: ServiceConfig, completer: Completer, metrics: Metrics, in_flight: InFlightLimit) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        completer: Completer,
+        metrics: Metrics,
+        in_flight: InFlightLimit,
+        adapters: TenantAdapters | None = None,
+    ) -> None:
+        self._adapters = adapters or TenantAdapters()
         self._completer = completer
         self._metrics = metrics
         self._in_flight = in_flight
@@ -114,7 +124,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
 
     async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Edits in, suggestions out."""
-        await SessionStream(self, current_call().tenant, self._limits, self._model).run(requests, context.write)
+        await SessionStream(self, current_call().tenant, self._limits, self._model_of(current_call().tenant)).run(requests, context.write)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:  # noqa: ARG002, N802
         """What became of a suggestion of a unary call."""
@@ -122,6 +132,9 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         if outcome is not None:
             self.record(outcome)
         return pb.ReportResponse(known=outcome is not None)
+
+    def _model_of(self, tenant: str) -> pb.ModelInfo:
+        return pb.ModelInfo(name=self._model.name, version=self._model.version + self._adapters.version(tenant))
 
     async def suggest(self, query: Query, seconds: float | None) -> Answer:
         """One suggestion of a session; to the limit, the metrics and the log it is a call.
@@ -152,7 +165,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             query = dataclasses.replace(query, streamed=True)
         answer = await self._run(query, context.time_remaining(), on_delta)
         self._reports.remember(query, answer)
-        return to_response(answer, query.request_id, self._model)
+        return to_response(answer, query.request_id, self._model_of(query.tenant))
 
     async def _run(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
         """Complete, and have it in the call's records."""
@@ -194,7 +207,12 @@ class Server:
     """One service process's parts, wired."""
 
     def __init__(
-        self, config: ServiceConfig, completer: Completer, metrics: Metrics, before_ready: Callable[[], None] | None = None
+        self,
+        config: ServiceConfig,
+        completer: Completer,
+        metrics: Metrics,
+        before_ready: Callable[[], None] | None = None,
+        adapters: TenantAdapters | None = None,
     ) -> None:
         """`before_ready` is called once, before readiness is first published."""
         self._config = config
@@ -210,7 +228,8 @@ class Server:
             interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),
         )
-        pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics, self._in_flight), self._grpc)
+        service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
+        pb_grpc.add_AutocompleteServicer_to_server(service, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
         reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._grpc)
         self.port = 0
@@ -305,13 +324,13 @@ def run(config: ServiceConfig) -> None:
             # The pure Python runtime can be driven into deep recursion by a message.
             raise StartError("protobuf runs without its C extension; reinstall protobuf and unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
-    except StartError as error:
+            runner.run(_serve(config, open_adapters(config)))
+    except (StartError, SetupError) as error:
         sys.stderr.write(f"keyahead: {error}\n")
         raise SystemExit(2) from None
 
 
-async def _serve(config: ServiceConfig) -> None:
+async def _serve(config: ServiceConfig, adapters: TenantAdapters) -> None:
     # Here, because the pipeline imports this package's nouns and needs a running loop.
     from keyahead.service.pipeline import build  # noqa: PLC0415
 
@@ -323,7 +342,7 @@ async def _serve(config: ServiceConfig) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     metrics = Metrics(config.model_name, config.model_version)
-    server = Server(config, build(config, metrics), metrics, _freeze)
+    server = Server(config, build(config, metrics, adapters), metrics, _freeze, adapters)
     try:
         await server.start()
         log.info(

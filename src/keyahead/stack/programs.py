@@ -20,6 +20,8 @@ from keyahead.stack.runfolder import RunFolder
 
 MAX_CONTEXT_TOKENS = 4096
 """Two prompts' budget of the default model; more would only cost KV memory."""
+DEFAULT_TENANT = "default"
+"""Whom the service takes a caller for while it has no tokens."""
 _REDIS_RULES = Rules(start_s=10, stop_s=3)
 # Loading and warming up takes some 10 s on two cores that do nothing else. When it stops, Triton waits 3 s for its requests.
 _TRITON_RULES = Rules(start_s=180, stop_s=8)
@@ -68,6 +70,9 @@ class Parts:
     """None: the stack starts no Redis."""
     redis_url: str | None
     """The operator's own server."""
+    adapter: Path | None = None
+    """Folder of the LoRA adapter that completions are made with."""
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def compose(parts: Parts, ports: Ports, run: RunFolder) -> Stack:
     }
     programs.append(_triton(parts, ports, run, shared))
     address = f"127.0.0.1:{ports.grpc}"
-    programs.append(_service(parts, ports, address, shared))
+    programs.append(_service(parts, ports, address, {**shared, **_adapters(parts, run)}))
     return Stack(tuple(programs), address, redis_url)
 
 
@@ -110,7 +115,8 @@ def _redis(program: redis.RedisProgram, socket: Path, port: int, url: str) -> Pr
 
 def _triton(parts: Parts, ports: Ports, run: RunFolder, shared: Mapping[str, str]) -> Program:
     max_context = min(MAX_CONTEXT_TOKENS, parts.model.context_tokens)
-    models = repository.write_cpu(run.path / "repository", parts.model_folder, max_context=max_context)
+    limits = {"max_context": max_context, "max_lora_rank": parts.adapter_rank}
+    models = repository.write_cpu(run.path / "repository", parts.model_folder, **limits)
     return Program(
         name="Triton",
         command=tuple(triton.command(parts.triton, models, triton.Ports(ports.triton, ports.triton_metrics), run.shm_prefix)),
@@ -120,6 +126,15 @@ def _triton(parts: Parts, ports: Ports, run: RunFolder, shared: Mapping[str, str
         needs_its_children=True,
         after_end=functools.partial(guard.remove_shared_memory, run.shm_prefix),
     )
+
+
+def _adapters(parts: Parts, run: RunFolder) -> dict[str, str]:
+    """For the one tenant that there is without tokens."""
+    if parts.adapter is None:
+        return {}
+    file = run.path / "adapters"
+    file.write_text(f"{DEFAULT_TENANT}:{parts.adapter.absolute()}\n")
+    return {"KEYAHEAD_ADAPTERS_FILE": str(file)}
 
 
 def _service(parts: Parts, ports: Ports, address: str, shared: Mapping[str, str]) -> Program:

@@ -56,9 +56,9 @@ def test_all_that_is_set_is_listed() -> None:
 def test_every_field_of_a_request_has_been_thought_of() -> None:
     """Who adds one to the contract decides here whether the LLM API honours it, refuses it or may ignore it (docs/adr/0015)."""
     settled = {"input_ids", "max_new_tokens", "end_id", "pad_id", "top_k", "top_p", "temperature", "return_perf_metrics"}
-    checked = {"draft_ids", "stop_words", "embedding_bias", "return_log_probs", "seed"}
+    checked = {"draft_ids", "stop_words", "embedding_bias", "return_log_probs", "seed", "lora_task_id"}
     elsewhere = {"streaming", "stop", "exclude_input", "deadline_ms", "namespace"}
-    ignored = {"work_class", "weight"}
+    ignored = {"work_class", "weight", "lora_weights", "lora_config"}
     assert {each.name for each in dataclasses.fields(EngineRequest)} == settled | checked | elsewhere | ignored
 
 
@@ -72,6 +72,7 @@ def test_a_bias_goes_along_with_the_first_token() -> None:
     ("fields", "reason"),
     [
         ({"draft_ids": (3,)}, "draft_input_ids: .*KEYAHEAD_MAX_DRAFTS=0"),
+        ({"lora_task_id": 1}, "lora_task_id: .*from files"),
         ({"stop_words": ((3, 4),)}, "stop_words_list: .*single tokens"),
         ({"embedding_bias": np.zeros(100, np.float32), "max_new_tokens": 2}, "embedding_bias: .*one token only"),
         ({"embedding_bias": np.zeros(99, np.float32)}, "embedding_bias: 99 values"),

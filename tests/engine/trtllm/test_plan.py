@@ -14,7 +14,7 @@ from keyahead.engine.trtllm import flags, gpus, networks
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
-from keyahead.engine.trtllm.proposal import Limits
+from keyahead.engine.trtllm.proposal import Limits, Lora
 
 CONVERT = "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
 QUANTIZE = "python3 /app/examples/quantization/quantize.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
@@ -41,6 +41,25 @@ def test_the_commands(precision: Precision) -> None:
     assert shlex.join(plan.checkpoint_command) == CHECKPOINTS[precision]
     fmha = " --use_fp8_context_fmha disable" if precision is Precision.FP8 else ""
     assert shlex.join(plan.build_command) == BUILD + DRAFTS + fmha
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.FP8, Precision.INT4_AWQ])
+def test_an_engine_for_adapters(precision: Precision) -> None:
+    """The plugin, modules by TensorRT-LLM's names in its order, the rank, and FP16 wherever weights are not quantized."""
+    plan = Plan.make("qwen2.5-coder-7b", "h100", precision, lora=Lora(16, ("down_proj", "v_proj", "q_proj", "k_proj")))
+    adapters = " --lora_plugin float16 --lora_target_modules attn_q attn_k attn_v mlp_4h_to_h --max_lora_rank 16"
+    fmha = " --use_fp8_context_fmha disable" if precision is Precision.FP8 else ""
+    assert shlex.join(plan.build_command) == BUILD + DRAFTS + adapters + fmha
+    assert shlex.join(plan.checkpoint_command) == CHECKPOINTS[precision].replace("bfloat16", "float16")
+
+
+def test_an_adapters_size_is_that_of_its_matrices() -> None:
+    """Rank times what goes in and comes out, for each module and layer, twice the bytes; all seven of 1.5B are 41,216 values a layer."""
+    proposal = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, lora=Lora(64)).proposal
+    assert proposal.adapter_bytes == 2 * 64 * 28 * 41216
+    with_kv = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8).memory
+    assert proposal.memory.adapters == pytest.approx(0.05 * with_kv.kv_pool / 0.9)
+    assert proposal.memory.kv_pool == pytest.approx(0.95 * with_kv.kv_pool)
 
 
 def test_an_engine_without_drafts() -> None:

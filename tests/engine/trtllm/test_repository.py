@@ -13,7 +13,7 @@ from keyahead.engine.trtllm import flags
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
 from keyahead.engine.trtllm.preflight import declared
-from keyahead.engine.trtllm.proposal import Limits
+from keyahead.engine.trtllm.proposal import Limits, Lora
 from keyahead.engine.trtllm.repository import engine_config, write_engine
 
 # As in TensorRT-LLM's triton_backend/all_models/inflight_batcher_llm/tensorrt_llm/config.pbtxt: type, dims, and what else it says.
@@ -35,6 +35,9 @@ NVIDIA_INPUTS = {
     "exclude_input_in_output": "BOOL [1] scalar optional",
     "return_log_probs": "BOOL [1] scalar optional",
     "return_perf_metrics": "BOOL [1] scalar optional",
+    "lora_task_id": "UINT64 [1] scalar optional",
+    "lora_weights": "FP16 [-1, -1] ragged optional",
+    "lora_config": "INT32 [-1, 3] ragged optional",
 }
 NVIDIA_OUTPUTS = {
     "output_ids": "INT32 [-1, -1]",
@@ -121,6 +124,20 @@ def test_every_parameter_is_nvidias_and_as_recommended(plan: Plan) -> None:
         "multi_block_mode": "true",
         "cuda_graph_mode": "true",
         "cuda_graph_cache_size": "100",
+    }
+
+
+def test_an_engine_for_adapters_has_caches_for_them() -> None:
+    """Sizes by the highest rank; and no captured graph."""
+    config = engine_config(Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, lora=Lora(16)))
+    parameters = dict(re.findall(r'parameters \{ key: "(\w+)" value: \{ string_value: "(.*?)" \} \}', config))
+    assert parameters.keys() <= flags.PARAMETERS
+    assert {key: value for key, value in parameters.items() if key.startswith(("lora", "cuda_graph_mode"))} == {
+        "lora_cache_max_adapter_size": "16",
+        "lora_cache_optimal_adapter_size": "16",
+        "lora_cache_gpu_memory_fraction": "0.05",
+        "lora_cache_host_memory_bytes": "1073741824",
+        "cuda_graph_mode": "false",
     }
 
 

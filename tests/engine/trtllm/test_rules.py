@@ -9,14 +9,15 @@ import pytest
 
 from keyahead.engine.store import SetupError
 from keyahead.engine.trtllm import flags, gpus, networks
+from keyahead.engine.trtllm.lora_rules import LORA_MEMORY_RULES, LORA_RULES
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits, Proposal
+from keyahead.engine.trtllm.proposal import Limits, Lora, Proposal
 from keyahead.engine.trtllm.rules import BUILD_RULES, blackwell_has_no_integer_formats
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
 from keyahead.engine.trtllm.verdicts import PlanRefused, Refusal
 
-ALL = {rule.name: rule for rule in (*BUILD_RULES, *SERVING_RULES, *MEMORY_RULES)}
+ALL = {rule.name: rule for rule in (*BUILD_RULES, *LORA_RULES, *SERVING_RULES, *LORA_MEMORY_RULES, *MEMORY_RULES)}
 GOOD: dict[str, Any] = {"model": "qwen2.5-coder-1.5b", "gpu": "l4", "precision": Precision.FP8}
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -56,10 +57,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("leaves-memory", {"serving": {"kv_cache_free_gpu_mem_fraction": "1.5"}}, "between 0 and 1"),
     ("drafts-choose-the-decoder", {"serving": {"decoding_mode": "top_k"}}, "external drafts"),
     ("chunks-need-paged-context", {"build": {"use_paged_context_fmha": "disable"}}, "enable_chunked_context needs"),
+    ("adapters-need-their-plugin", {"build": {"max_lora_rank": "8"}}, "--max_lora_rank does nothing"),
+    ("adapters-change-known-modules", {"lora": Lora(8, ("qkv_proj",))}, "no module qkv_proj"),
+    ("adapters-change-known-modules", {"lora": Lora(8), "build": {"max_lora_rank": "0"}}, "a rank from 1"),
+    ("adapters-have-the-models-type", {"lora": Lora(8), "precision": Precision.BF16}, "choose fp16"),
+    ("adapters-have-the-models-type", {"lora": Lora(8), "build": {"lora_plugin": "bfloat16"}}, "--lora_plugin is bfloat16"),
+    ("smoothquant-takes-no-adapters", {"lora": Lora(8), "precision": Precision.INT8_SQ}, "SmoothQuant's layers"),
+    ("no-adapter-is-built-in", {"lora": Lora(8), "build": {"lora_dir": "/adapter"}}, "--lora_dir makes an engine for one"),
+    ("no-dora", {"lora": Lora(8), "build": {"dora_plugin": "enable"}}, "train a plain LoRA"),
+    ("adapters-are-not-prefetched", {"lora": Lora(8), "serving": {"lora_prefetch_dir": "/adapters"}}, "by digest"),
+    ("caches-hold-an-adapter", {"lora": Lora(8), "serving": {"lora_cache_host_memory_bytes": "1000000"}}, "raise lora_cache_host"),
+    ("caches-hold-an-adapter", {"lora": Lora(64), "serving": {"lora_cache_gpu_memory_fraction": "0.001"}}, "has 21 MB.*takes 148"),
     ("fits-into-memory", {"model": "qwen2.5-coder-7b", "precision": Precision.BF16, "limits": Limits(max_num_tokens=500_000)}, "of 24 GB"),
 ]
 
 CORRECTED: list[tuple[str, dict[str, Any], dict[str, str | None]]] = [
+    (
+        "queries-keys-and-values-together",
+        {"lora": Lora(8, ("q_proj", "v_proj", "down_proj"))},
+        {"lora_target_modules": "attn_q attn_k attn_v mlp_4h_to_h"},
+    ),
+    ("graphs-hold-no-adapter", {"lora": Lora(8)}, {"cuda_graph_mode": None}),
     ("fp8-context-fmha-follows-the-kv-cache", {}, {"use_fp8_context_fmha": "disable"}),
     ("no-deprecated-options", {"build": {"gather_generation_logits": "", "paged_kv_cache": "enable"}}, {"gather_generation_logits": None}),
     ("step-holds-all-drafts", {"build": {"max_batch_size": "512"}}, {"max_num_tokens": "12800"}),

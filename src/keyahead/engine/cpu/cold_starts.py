@@ -100,7 +100,7 @@ class ColdStarts:
         if self._store is None or len(sequence.tokens) <= MIN_TOKENS:
             return
         # The last token is always computed, for its logits.
-        blocks = block_ids(sequence.request.namespace, tuple(sequence.tokens[:-1]))
+        blocks = block_ids(sequence.kv_namespace, tuple(sequence.tokens[:-1]))
         missing = next((place for place, block in enumerate(blocks) if self._pool.find(block.parent, block.tokens) is None), len(blocks))
         wanted = blocks[missing : missing + MAX_FETCH_BLOCKS]
         num_tokens = len(wanted) * BLOCK_TOKENS
@@ -135,7 +135,7 @@ class ColdStarts:
             sequence = piece.sequence
             end = min(piece.start + len(piece.tokens), sequence.num_prompt) // BLOCK_TOKENS
             if piece.start < sequence.num_prompt and end * BLOCK_TOKENS >= MIN_TOKENS:
-                found.append(Filled(sequence.request.namespace, sequence.request.input_ids, sequence.blocks[:end]))
+                found.append(Filled(sequence.kv_namespace, sequence.request.input_ids, sequence.blocks[:end]))
         return found
 
     def offer(self, filled: list[Filled]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from keyahead.engine.contract import BLOCK_TOKENS, Array, ContractError, EngineRequest, EngineResponse, Perf
 from keyahead.engine.cpu.blocks import BlockPool
 from keyahead.engine.cpu.cold_starts import ColdStarts, Store
+from keyahead.engine.cpu.lora import Loaded
 from keyahead.engine.cpu.sampling import Sampled, sample
 from keyahead.engine.cpu.scheduler import Limits, Scheduler, Step
 from keyahead.engine.cpu.sequence import NEVER, Finish, Sequence
@@ -71,7 +72,7 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: EngineRequest, client: Client) -> Sequence:
+    def submit(self, request: EngineRequest, client: Client, adapter: Loaded | None = None) -> Sequence:
         """Queue a request; the sequence is its handle. ContractError for one that can never be served or whose deadline has passed."""
         if request.deadline_ms is not None and request.deadline_ms <= 0:
             raise ContractError("deadline_ms: already past, refused before any work")
@@ -82,6 +83,7 @@ class EngineLoop:
             deadline=NEVER if request.deadline_ms is None else now + request.deadline_ms / 1e3,
             arrival_ns=time.monotonic_ns(),
             is_cancelled=client.is_cancelled,
+            adapter=adapter,
         )
         with self._wake:
             if self._closing:

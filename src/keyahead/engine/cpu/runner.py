@@ -15,6 +15,8 @@ from openvino import opset13
 from openvino._offline_transformations import paged_attention_transformation
 
 from keyahead.engine.contract import BLOCK_TOKENS, Array
+from keyahead.engine.cpu.branches import add_branches
+from keyahead.engine.cpu.lora import Loaded, no_adapter
 from keyahead.engine.cpu.scheduler import Slice, Step
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,22 @@ def _offsets(lengths: list[int]) -> Array:
 class Runner:
     """One compiled model and its KV memory."""
 
-    def __init__(self, folder: Path, num_blocks: int, threads: int = 0, *, exact: bool = False) -> None:
-        """With `exact` it computes in FP32 even where the processor has BF16: slower, but what else is in a step then changes no token."""
+    def __init__(self, folder: Path, num_blocks: int, threads: int = 0, *, exact: bool = False, adapters: bool = False) -> None:
+        """With `exact` it computes in FP32 even where the processor has BF16: slower, but what else is in a step then changes no token.
+
+        With `adapters` a step can be computed with one, and any step takes a little longer.
+        """
         core = ov.Core()
+        model = _paged(core, folder)
+        self.sites = add_branches(model) if adapters else {}
+        """The matrices that an adapter can change."""
         config = _CONFIG | ({"INFERENCE_NUM_THREADS": str(threads)} if threads else {})
         config |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"} if exact else {}
-        compiled = core.compile_model(_paged(core, folder), "CPU", config)
+        compiled = core.compile_model(model, "CPU", config)
         self._request = compiled.create_infer_request()
+        self._bare = no_adapter(self.sites)
+        self._adapter: Loaded | None = None
+        """Whose matrices are set."""
         self._caches = [self._allocate(port, num_blocks) for port in compiled.inputs if "_cache." in port.any_name]
         self.vocab_size = int(compiled.outputs[0].partial_shape[-1].get_length())
         self.bytes_per_block = sum(cache[0].nbytes for cache in self._caches)
@@ -100,7 +111,14 @@ class Runner:
                 cache[copy.target] = cache[copy.source]
         for name, value in _inputs(step.slices).items():
             self._request.set_tensor(name, ov.Tensor(value))
+        self._apply(step.slices[0].sequence.adapter or self._bare)
         self._request.start_async()
+
+    def _apply(self, adapter: Loaded) -> None:
+        if adapter is not self._adapter:
+            self._adapter = adapter
+            for name, array in adapter.inputs.items():
+                self._request.set_tensor(name, ov.Tensor(array, shared_memory=True))
 
     def finish(self) -> Array:
         """Logits, FP32 [rows, vocabulary], valid until the next `start`; rows in the order of the slices that sample."""

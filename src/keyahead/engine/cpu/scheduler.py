@@ -17,6 +17,9 @@ to nothing there. Otherwise a step holds
 Who gets a completion by a chain of calls sends the next one a few milliseconds after the last one's answer. Work ahead of need, warming and
 background, is not begun in such a *lull*, or each call of the chain would wait for a chunk of it.
 
+A step is computed with one LoRA adapter, or none: with that of the first short piece, or, when prefill has waited long enough, of the first
+long one. Sequences with others wait for steps of their own.
+
 KV blocks run out for the last in this order first: that sequence gives its blocks back (they stay findable) and starts again later.
 """
 
@@ -142,6 +145,8 @@ class Scheduler:
     def check(self, request: EngineRequest) -> None:
         """Raise ContractError for what this engine can never do."""
         limits = self.limits
+        if "\0" in request.namespace:
+            raise ContractError("cache_namespace: holds a zero byte")  # Which keeps it apart from an adapter's digest (`kv_namespace`).
         if not request.input_ids:
             raise ContractError("input_ids: empty, at least one token is needed")
         if request.max_new_tokens < 1:
@@ -199,9 +204,11 @@ class Scheduler:
         turn = [sequence for sequence in ordered if sequence.kind is ordered[0].kind]
         for sequence in turn:
             self._prepare(sequence, step)
+        turn = self._alike(turn)
         if turn[0].kind is Kind.WITHIN_SHARE:
             self._fill(turn, self.limits.chunk + self.limits.max_sequences, step)
-            self._invite([sequence for sequence in ordered if sequence.kind is Kind.BEYOND_SHARE], step)
+            guests = [each for each in ordered if each.kind is Kind.BEYOND_SHARE and each.adapter is turn[0].adapter]
+            self._invite(guests, step)
         else:
             self.counters.yielding_steps += 1
             self._fill(turn, self.limits.yielding, step)
@@ -212,6 +219,16 @@ class Scheduler:
         if not all(_ahead_of_need(sequence) for sequence in sequences):
             return 0.0
         return max(0, self._lull_until_ns - self._now_ns()) / 1e9
+
+    def _alike(self, turn: list[Sequence]) -> list[Sequence]:
+        """Those of a turn that are computed with the same adapter as the one that leads it."""
+        long = [sequence for sequence in turn if not self._is_short(sequence)]
+        short = [sequence for sequence in turn if self._is_short(sequence)]
+        due = bool(long) and self._waited >= self.limits.patience
+        leader = long[0] if due or not short else short[0]
+        if long and not due and all(sequence.adapter is not leader.adapter for sequence in long):
+            self._waited += 1  # `_fill` counts for those that it sees.
+        return [sequence for sequence in turn if sequence.adapter is leader.adapter]
 
     def _in_order(self) -> list[Sequence]:
         """All sequences in the order of their turns, as their tenants' use of the engine stands now."""
@@ -224,9 +241,7 @@ class Scheduler:
 
     def _fill(self, sequences: list[Sequence], room: int, step: Step) -> None:
         """Short pieces until there are `room` tokens of them, then a chunk, if it is its turn."""
-        short = [
-            sequence for sequence in sequences if sequence.num_pending <= (self.limits.yielding if _yields(sequence) else self.limits.chunk)
-        ]
+        short = [sequence for sequence in sequences if self._is_short(sequence)]
         for sequence in short[: self.limits.max_sequences]:
             if not step.slices or sequence.num_pending <= room:
                 self._put(sequence, sequence.num_pending, step)
@@ -237,6 +252,9 @@ class Scheduler:
             self._put(waiting[0], min(waiting[0].num_pending, self._chunk_for(waiting[0])), step)
         elif waiting:
             self._waited += 1
+
+    def _is_short(self, sequence: Sequence) -> bool:
+        return sequence.num_pending <= (self.limits.yielding if _yields(sequence) else self.limits.chunk)
 
     def _chunk_for(self, sequence: Sequence) -> int:
         if self._shares.contended or sequence.kind is not Kind.WITHIN_SHARE:
@@ -315,7 +333,7 @@ class Scheduler:
         if sequence.blocks:
             sequence.adopt(self.pool)
             return
-        match = self.pool.match(sequence.request.namespace, sequence.tokens[:-1])
+        match = self.pool.match(sequence.kv_namespace, sequence.tokens[:-1])
         sequence.take(match)
         sequence.first_scheduled_ns = sequence.first_scheduled_ns or self._now_ns()
         if match.source is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from keyahead.engine.contract import BLOCK_TOKENS, EngineRequest, WorkClass
 from keyahead.engine.cpu.blocks import Block, BlockPool, Digest, Match, chain_digest, root_digest
 from keyahead.engine.cpu.fairness import LEVELS
+from keyahead.engine.cpu.lora import Loaded
 
 NEVER = float("inf")
 _RANKS = {work_class: rank for rank, work_class in enumerate(WorkClass)}
@@ -58,6 +59,8 @@ class Sequence:
     arrival_ns: int = 0
     is_cancelled: Callable[[], bool] = lambda: False
     """Asks the transport whether the client is gone."""
+    adapter: Loaded | None = None
+    """What the model is changed by for it."""
     tokens: list[int] = field(init=False)
     num_computed: int = 0
     blocks: list[Block] = field(default_factory=list)
@@ -83,10 +86,15 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.request.input_ids)
         self.drafts = self.request.draft_ids
-        self._chain = [root_digest(self.request.namespace)]
+        self._chain = [root_digest(self.kv_namespace)]
         self._stops = {}
         for word in self.request.stop_words:
             self._stops.setdefault(word[-1], []).append(word)
+
+    @property
+    def kv_namespace(self) -> str:
+        """Who may share its KV: the tenant's sequences with the same adapter. A namespace of a client has no zero byte."""
+        return self.request.namespace if self.adapter is None else f"{self.request.namespace}\0{self.adapter.digest}"
 
     @property
     def kind(self) -> Kind:

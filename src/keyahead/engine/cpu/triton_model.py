@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb  # Provided by Triton's stub.
 from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, MAX_DRAFTS, ContractError, EngineResponse, decode_request, encode_response
 from keyahead.engine.cpu.kv_store import open_store
 from keyahead.engine.cpu.loop import EngineLoop
+from keyahead.engine.cpu.lora import Adapters, CacheFull
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
 from keyahead.engine.cpu.sequence import Sequence
@@ -24,8 +25,17 @@ from keyahead.engine.cpu.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {"kv_tokens": 16384, "max_context": 4096, "max_drafts": MAX_DRAFTS, "threads": 0, "kv_store_mb": 128}
-"""Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core, kv_store_mb 0 keeps no KV in Redis."""
+SETTINGS = {
+    "kv_tokens": 16384,
+    "max_context": 4096,
+    "max_drafts": MAX_DRAFTS,
+    "threads": 0,
+    "kv_store_mb": 128,
+    "max_lora_rank": 0,
+    "lora_cache_mb": 512,
+}
+"""Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core, kv_store_mb 0 keeps no KV in Redis, and with
+max_lora_rank 0 the engine takes no adapters."""
 
 
 class _Client:
@@ -64,7 +74,9 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
         settings = {name: int(parameters.get(name, default)) for name, default in SETTINGS.items()}
         num_blocks = settings["kv_tokens"] // BLOCK_TOKENS
-        runner = Runner(Path(parameters["model_folder"]), num_blocks, settings["threads"])
+        max_rank = settings["max_lora_rank"]
+        runner = Runner(Path(parameters["model_folder"]), num_blocks, settings["threads"], adapters=max_rank > 0)
+        self._adapters = Adapters(runner.sites, max_rank, settings["lora_cache_mb"] * 1_000_000)
         limits = Limits(runner.vocab_size, max_context=settings["max_context"], max_drafts=settings["max_drafts"])
         self._store = open_store(os.environ, runner.fingerprint, settings["kv_store_mb"] * 1_000_000 // runner.bytes_per_block)
         self._loop = EngineLoop(runner, warm_up(runner, limits), num_blocks, on_crash=_die, store=self._store)
@@ -78,6 +90,8 @@ class TritonPythonModel:
             client = _Client(self, request)
             try:
                 self._submit(request, client)
+            except CacheFull as error:
+                client.fail(f"RESOURCE_EXHAUSTED: {error}")
             except ContractError as error:
                 client.fail(f"INVALID_ARGUMENT: {error}")
 
@@ -96,8 +110,9 @@ class TritonPythonModel:
             self._stop(client.request_id)
             client.end()
             return
+        adapter = self._adapters.of(decoded)
         with self._lock:
-            client.sequence = self._loop.submit(decoded, client)
+            client.sequence = self._loop.submit(decoded, client, adapter)
             self._by_id.setdefault(client.request_id, []).append(client)
 
     def _stop(self, request_id: str) -> None:

@@ -73,6 +73,8 @@ def _require_honoured(request: EngineRequest) -> None:
     """What the contract allows and the LLM API has not."""
     if request.draft_ids:
         raise ContractError("draft_input_ids: this engine drafts by itself and verifies no others: set the service's KEYAHEAD_MAX_DRAFTS=0")
+    if request.lora_task_id is not None:
+        raise ContractError("lora_task_id: the LLM API loads adapters from files: merge the adapter into the weights")
     if any(len(word) != 1 for word in request.stop_words):
         raise ContractError("stop_words_list: the LLM API takes single tokens only: watch for longer words yourself")
     # Its sampler looks for a biased request's rows at the request's place in the batch, which is right only as long as none before it has

@@ -8,7 +8,7 @@ Sources: `tensorrt_llm/commands/build.py`, `tensorrt_llm/builder.py` (BuildConfi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keyahead.engine.contract import BLOCK_TOKENS
 
@@ -91,3 +91,18 @@ def build_options(*, max_batch_size: int, max_input: int, max_output: int, max_d
     if max_drafts:
         options |= {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": str(max_drafts)}
     return options
+
+
+def lora_build_options(rank: int, modules: Iterable[str]) -> dict[str, str]:
+    """What `trtllm-build` is told to make an engine that takes adapters of these modules, by TensorRT-LLM's names, up to this rank."""
+    return {"lora_plugin": "float16", "lora_target_modules": " ".join(modules), "max_lora_rank": str(rank)}
+
+
+def lora_serving(rank: int) -> dict[str, str]:
+    """The backend's parameters for adapters: caches of its default sizes, in pages that one of the highest rank fills."""
+    return {
+        "lora_cache_max_adapter_size": str(rank),
+        "lora_cache_optimal_adapter_size": str(rank),
+        "lora_cache_gpu_memory_fraction": "0.05",
+        "lora_cache_host_memory_bytes": str(1 << 30),
+    }

@@ -69,7 +69,16 @@ def no_int8_kv_cache_in_pytorch(proposal: Proposal) -> Verdict:
     return Refusal("The LLM API's PyTorch backend has no INT8 KV cache: keep it in 16 bits")
 
 
+@rule("TensorRT-LLM docs: LLM API, LoRARequest")
+def no_adapters(proposal: Proposal) -> Verdict:
+    """It loads adapters from files, and our model takes them with requests."""
+    if not proposal.has_adapters:
+        return None
+    return Refusal("The LLM API's model takes no adapters with requests: merge the adapter into the weights, or choose --runtime tensorrt")
+
+
 RULES = (
+    no_adapters,
     rules.licence,
     rules.fp8_needs_ada,
     rules.no_fp8_kv_cache,

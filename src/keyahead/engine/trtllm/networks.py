@@ -41,6 +41,12 @@ class Network:
         """Weights of the output matrix; the embedding has as many, and is the same matrix if they are tied."""
         return self.vocab_size * self.hidden_size
 
+    def adapter_values(self, module: str) -> int:
+        """Values of an adapter of rank 1 for a module of one layer, by Hugging Face's name: what goes into it and what comes out."""
+        queries, keys = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        widths = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "o_proj": queries}
+        return self.hidden_size + widths.get(module, self.intermediate_size)
+
     @property
     def kv_bytes_per_token(self) -> int:
         """Key and value of every layer in 16 bits."""

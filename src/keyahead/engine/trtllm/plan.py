@@ -8,11 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from keyahead.engine.adapters import MODULES
 from keyahead.engine.contract import MAX_DRAFTS
 from keyahead.engine.trtllm import flags, gpus, llm_api, networks, roofline
 from keyahead.engine.trtllm.image import Image
+from keyahead.engine.trtllm.lora_rules import LORA_MEMORY_RULES, LORA_RULES
 from keyahead.engine.trtllm.precision import KvCache, Precision
-from keyahead.engine.trtllm.proposal import Limits, Proposal, Runtime
+from keyahead.engine.trtllm.proposal import Limits, Lora, Proposal, Runtime
 from keyahead.engine.trtllm.rules import BUILD_RULES
 from keyahead.engine.trtllm.serving_rules import MEMORY_RULES, SERVING_RULES
 from keyahead.engine.trtllm.verdicts import Rule, apply
@@ -48,6 +50,7 @@ class Plan:
         *,
         kv_cache: KvCache = KvCache.MODEL,
         licence_accepted: bool = False,
+        lora: Lora | None = None,
         build: Mapping[str, str] | None = None,
         serving: Mapping[str, str] | None = None,
         image: Image | None = None,
@@ -62,6 +65,7 @@ class Plan:
             limits: what the engine must be able to do at once.
             kv_cache: format of keys and values.
             licence_accepted: the operator's word that a licence other than Apache-2.0 allows the use.
+            lora: the adapters that it must take, if any.
             build: options of `trtllm-build` that replace ours.
             serving: parameters of the backend that replace ours.
             image: the container, unless it is the pinned one.
@@ -73,14 +77,15 @@ class Plan:
         chosen = limits or Limits(max_drafts=runtime.default_drafts)
         rules: tuple[Rule, ...]
         if runtime is Runtime.TENSORRT:
-            rules = (*BUILD_RULES, *SERVING_RULES)
+            rules = (*BUILD_RULES, *LORA_RULES, *SERVING_RULES)
             options, parameters = flags.build_options(**dataclasses.asdict(chosen)), flags.SERVING
         else:
             rules, options, parameters = llm_api.RULES, llm_api.options(chosen), llm_api.SERVING
-        options, parameters = {**options, **(build or {})}, {**parameters, **(serving or {})}
+        options = {**options, **_lora_build(lora), **(build or {})}
+        parameters = {**parameters, **(flags.lora_serving(lora.rank) if lora else {}), **(serving or {})}
         judged = networks.get(model), gpus.get(gpu), precision, chosen, kv_cache, licence_accepted
         proposal, notes = apply(rules, Proposal(*judged, options, parameters, runtime))
-        proposal, _ = apply(MEMORY_RULES, proposal)
+        proposal, _ = apply((*LORA_MEMORY_RULES, *MEMORY_RULES), proposal)
         return cls(proposal, notes, image or Image())
 
     @property
@@ -92,7 +97,7 @@ class Plan:
         The LLM API reads Hugging Face's format, quantized or as it is.
         """
         precision = self.proposal.precision
-        common = ["--model_dir", MODEL_DIR, "--output_dir", CHECKPOINT_DIR, "--dtype", precision.dtype]
+        common = ["--model_dir", MODEL_DIR, "--output_dir", CHECKPOINT_DIR, "--dtype", self.proposal.dtype]
         if not precision.needs_calibration:
             return ("python3", CONVERT, *common) if self._has_engine else ("cp", "-RL", f"{MODEL_DIR}/.", CHECKPOINT_DIR)
         samples = AWQ_SAMPLES if precision is Precision.INT4_AWQ else CALIBRATION_SAMPLES
@@ -110,7 +115,7 @@ class Plan:
             return ()
         command = ["trtllm-build", "--checkpoint_dir", CHECKPOINT_DIR, "--output_dir", ENGINE_DIR]
         for name, value in self.proposal.build.items():
-            command += [f"--{name}", value] if value else [f"--{name}"]
+            command += [f"--{name}", *value.split()]
         return tuple(command)
 
     def llm_arguments(self, model: str) -> dict[str, object]:
@@ -170,6 +175,8 @@ class Plan:
             "expected": {
                 "weights_bytes": round(memory.weights),
                 "activations_bytes": round(memory.activations),
+                "adapter_cache_bytes": round(memory.adapters),
+                "adapter_bytes": self.proposal.adapter_bytes,
                 "kv_bytes_per_token": memory.kv_per_token,
                 "kv_tokens": memory.kv_tokens,
                 "prefill_ms": round(latency.prefill * 1e3, 1),
@@ -180,3 +187,11 @@ class Plan:
                 "assumptions": list(roofline.ASSUMPTIONS),
             },
         }
+
+
+def _lora_build(lora: Lora | None) -> dict[str, str]:
+    """Modules in TensorRT-LLM's order and names; one that is not known keeps its name, for the rules to refuse."""
+    if lora is None:
+        return {}
+    known = [module.name for name, module in MODULES.items() if name in lora.modules]
+    return flags.lora_build_options(lora.rank, [*known, *(name for name in lora.modules if name not in MODULES)])

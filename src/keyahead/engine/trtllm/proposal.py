@@ -7,9 +7,10 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keyahead.engine.adapters import MODULES
 from keyahead.engine.trtllm import flags, roofline
 from keyahead.engine.trtllm.gpus import Gpu
-from keyahead.engine.trtllm.networks import Network
+from keyahead.engine.trtllm.networks import BYTES_16_BIT, Network
 from keyahead.engine.trtllm.precision import KvCache, Precision
 
 
@@ -44,6 +45,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """The adapters that the engine must take."""
+
+    rank: int
+    """The highest."""
+    modules: tuple[str, ...] = tuple(MODULES)
+    """All that any of them changes, by Hugging Face's names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
     """A plan before and while rules judge it."""
 
@@ -75,6 +86,28 @@ class Proposal:
         return self.number("max_seq_len") + (self.drafts if self.runtime is Runtime.TENSORRT else 0)
 
     @property
+    def has_adapters(self) -> bool:
+        """Whether the engine takes LoRA adapters."""
+        return self.build.get("lora_plugin", "disable") != "disable"
+
+    @property
+    def lora_modules(self) -> list[str]:
+        """What adapters may change, by TensorRT-LLM's names."""
+        return self.build.get("lora_target_modules", "").split()
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of one adapter of the highest rank, in FP16."""
+        modules = [name for name, module in MODULES.items() if module.name in self.lora_modules]
+        values = sum(map(self.network.adapter_values, modules)) * self.network.num_hidden_layers
+        return BYTES_16_BIT * values * self.number("max_lora_rank")
+
+    @property
+    def dtype(self) -> str:
+        """Of what is not quantized; adapters come in FP16 and need it to be the same."""
+        return "float16" if self.has_adapters else self.precision.dtype
+
+    @property
     def memory(self) -> roofline.Memory:
         """What it will need on the GPU."""
         return roofline.memory(
@@ -84,6 +117,7 @@ class Proposal:
             step_tokens=self.number("max_num_tokens"),
             logit_rows=self.number("max_batch_size") * (self.drafts + 1),
             kv_fraction=float(self.serving["kv_cache_free_gpu_mem_fraction"]),
+            lora_fraction=float(self.serving["lora_cache_gpu_memory_fraction"]) if self.has_adapters else 0.0,
         )
 
     def with_build(self, **options: str) -> Proposal:

@@ -70,6 +70,8 @@ class Memory:
     kv_per_token: int
     kv_pool: float
     """What is left for the KV cache."""
+    adapters: float = 0.0
+    """The cache of LoRA adapters."""
 
     @property
     def kv_tokens(self) -> int:
@@ -102,7 +104,16 @@ def latency(network: Network, gpu: Gpu, precision: Precision) -> Latency:
     )
 
 
-def memory(network: Network, gpu: Gpu, precision: Precision, *, step_tokens: int, logit_rows: int, kv_fraction: float) -> Memory:
+def memory(
+    network: Network,
+    gpu: Gpu,
+    precision: Precision,
+    *,
+    step_tokens: int,
+    logit_rows: int,
+    kv_fraction: float,
+    lora_fraction: float = 0.0,
+) -> Memory:
     """The expected use of the GPU's memory.
 
     Args:
@@ -112,6 +123,7 @@ def memory(network: Network, gpu: Gpu, precision: Precision, *, step_tokens: int
         step_tokens: the engine's `max_num_tokens`.
         logit_rows: tokens sampled in one step, at most.
         kv_fraction: `kv_cache_free_gpu_mem_fraction`.
+        lora_fraction: `lora_cache_gpu_memory_fraction`, which is taken first (TensorRT-LLM's trtGptModelInflightBatching.cpp).
 
     """
     weights = step_bytes(network, precision)
@@ -120,5 +132,6 @@ def memory(network: Network, gpu: Gpu, precision: Precision, *, step_tokens: int
     heads = (network.num_attention_heads + 2 * network.num_key_value_heads) * network.head_dim
     row = BYTES_16_BIT * (2 * network.hidden_size + heads + 2 * network.intermediate_size)
     activations = float(step_tokens * row + logit_rows * network.vocab_size * 4)
-    pool = kv_fraction * (gpu.memory_bytes - weights - activations)
-    return Memory(weights, activations, network.kv_bytes_per_token, pool)
+    free = gpu.memory_bytes - weights - activations
+    adapters = lora_fraction * free
+    return Memory(weights, activations, network.kv_bytes_per_token, kv_fraction * (free - adapters), adapters)

@@ -471,7 +471,9 @@ class ModelInfo(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
-    """First 12 hexadecimal digits of the weights' SHA-256."""
+    """First 12 hexadecimal digits of the weights' SHA-256. Where the tenant's answers are made with a LoRA adapter, + and the first 12 digits
+    of the adapter's follow.
+    """
     def __init__(
         self,
         *,
