@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from keyahead.cache import CacheSettings, open_cache
-from keyahead.engine import catalogue
 from keyahead.engine.adapters import Adapter
 from keyahead.engine.store import SetupError
 from keyahead.engine.tokenizer import Tokenizer
@@ -18,10 +17,9 @@ from keyahead.service.config import ServiceConfig
 from keyahead.service.interceptors import InFlightLimit
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Source
-from keyahead.service.pipeline import Pipeline
 from keyahead.service.server import Autocomplete
 from tests import peft
-from tests.service.conftest import ScriptedEngine
+from tests.service.conftest import MakePipeline, ScriptedEngine
 from tests.service.test_pipeline import TEXT, ask, query
 
 MODULES = {"mlp.down_proj": peft.SMOL["mlp.down_proj"]}
@@ -71,19 +69,17 @@ def random_adapter(digest: str) -> Adapter:
     return Adapter(digest * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16), np.array([[1, 0, 1]], np.int32))
 
 
-def test_another_adapter_finds_nothing_of_the_first_ones_answers(tokenizer: Tokenizer, smol_folder: Path) -> None:
+def test_another_adapter_finds_nothing_of_the_first_ones_answers(tokenizer: Tokenizer, make_pipeline: MakePipeline) -> None:
     """With one cache: the same request is decoded again for another version of the tenant's adapter, and for the model without one."""
 
     async def main() -> list[Source]:
         cache, sources = open_cache(CacheSettings()), []
         for digest in ("ab", "ab", "cd", None, "cd"):
             adapters = TenantAdapters({"acme": random_adapter(digest)} if digest else {})
-            config = ServiceConfig(model_folder=smol_folder)
-            engine = ScriptedEngine(tokenizer, TEXT)
-            pipeline = Pipeline(config, catalogue.get("smollm2-135m"), tokenizer, engine, cache, Metrics(), adapters)  # type: ignore[arg-type]
+            pipeline = make_pipeline(ScriptedEngine(tokenizer, TEXT), cache=cache, adapters=adapters)
             sources.append((await ask(pipeline, query(tenant="acme"))).source)
             await asyncio.sleep(0.05)
-            await pipeline._engine.aclose()
+            await pipeline._fleet.aclose()
             await pipeline._generations.aclose()
         await cache.aclose()
         return sources

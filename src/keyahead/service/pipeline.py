@@ -21,12 +21,14 @@ from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineClient
 from keyahead.service.extent import first_lines, num_tokens
+from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.generations import Generations
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded
 from keyahead.service.outcomes import EventLog
 from keyahead.service.piece import piece_of
+from keyahead.service.prompt import PromptBuilder
 from keyahead.service.task import Task, task_of
 
 CACHE_BUDGET_S = 0.010
@@ -49,27 +51,27 @@ class Pipeline:
         config: ServiceConfig,
         model: Model,
         tokenizer: Tokenizer,
-        engine: EngineClient,
+        fleet: Fleet,
         cache: PrefixCache,
         metrics: Metrics,
         adapters: TenantAdapters | None = None,
     ) -> None:
         self._config = config
-        self._engine = engine
+        self._fleet = fleet
         self._cache = cache
         self._metrics = metrics
-        self._generations = Generations(config, model, tokenizer, engine, cache, metrics, adapters or TenantAdapters())
+        self._generations = Generations(config, model, tokenizer, fleet, cache, metrics, adapters or TenantAdapters())
         self._sessions = self._generations.sessions
         self._event_log = EventLog(config.event_log) if config.event_log else None
 
     @property
     def ready(self) -> bool:
-        """Whether the engine is reachable and warm."""
-        return self._engine.ready
+        """Whether an engine is reachable and warm."""
+        return self._fleet.ready
 
     async def aclose(self) -> None:
-        """Stop all decoding and close the engine's and the cache's connections."""
-        await self._engine.aclose()
+        """Stop all decoding and close the engines' and the cache's connections."""
+        await self._fleet.aclose()
         await self._generations.aclose()
         await self._cache.aclose()
         if self._event_log is not None:
@@ -202,6 +204,12 @@ def build(config: ServiceConfig, metrics: Metrics, adapters: TenantAdapters | No
     key = hashlib.blake2b(config.cache_key, digest_size=32, person=b"keyahead-cache").digest()
     redis = RedisSettings(config.redis_url, key) if config.redis_url else None
     cache = open_cache(CacheSettings(redis=redis), CacheMetrics(metrics))
-    engine = EngineClient(config.triton_address, adapters)
-    engine.start()
-    return Pipeline(config, model, Tokenizer.load(config.model_folder), engine, cache, metrics, adapters)
+    tokenizer = Tokenizer.load(config.model_folder)
+    builder = PromptBuilder(model, tokenizer)
+
+    def connect(address: str) -> Engine:
+        return Engine.of(EngineClient(address, adapters), builder, config.engine_places, metrics)
+
+    fleet = Fleet(config.triton_address.split(","), connect)
+    fleet.start()
+    return Pipeline(config, model, tokenizer, fleet, cache, metrics, adapters)
