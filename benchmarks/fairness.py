@@ -21,6 +21,7 @@ from keyahead.cache import CacheSettings, open_cache
 from keyahead.cli.infilling import percentile
 from keyahead.engine.contract import EngineRequest, EngineResponse
 from keyahead.engine.cpu.sequence import Sequence
+from keyahead.service import fleet
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineError
 from keyahead.service.metrics import Metrics
@@ -87,6 +88,9 @@ class LocalEngine:
     def decode(self, request: EngineRequest) -> LocalDecode:
         """Queue a request."""
         return LocalDecode(self.engine, request)
+
+    def start(self) -> None:
+        """Nothing to connect to."""
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -167,8 +171,10 @@ async def measure(engine: Engine, rounds: int) -> tuple[Seen, Seen, Seen]:
     """The typist alone, the typist beside the flood, and the flood."""
     metrics = Metrics()
     config = ServiceConfig(model_folder=model_folder(engine.model))
-    client = LocalEngine(engine)
-    pipeline = Pipeline(config, engine.model, engine.tokenizer, client, open_cache(CacheSettings()), metrics)  # type: ignore[arg-type]
+    known = fleet.Engine.of(LocalEngine(engine), engine.builder, config.engine_places, metrics)  # type: ignore[arg-type]
+    engines = fleet.Fleet([config.triton_address], lambda _: known)
+    engines.start()
+    pipeline = Pipeline(config, engine.model, engine.tokenizer, engines, open_cache(CacheSettings()), metrics)
     alone, beside, flooding = Seen(), Seen(), Seen()
     for number in range(rounds):
         alone.add(await type_keys(pipeline, f"alone{number}", number))

@@ -16,9 +16,11 @@ from keyahead.engine.contract import EngineRequest, EngineResponse
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineError
+from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import EngineUnavailable
 from keyahead.service.pipeline import Pipeline
+from keyahead.service.prompt import PromptBuilder
 
 
 @dataclass(eq=False)
@@ -89,6 +91,9 @@ class ScriptedEngine:
         right = next((i for i, (a, b) in enumerate(zip(request.draft_ids, tokens, strict=False)) if a != b), len(request.draft_ids))
         return [tuple(tokens[: right + 1])]
 
+    def start(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         self.dead = True
 
@@ -99,15 +104,19 @@ def tokenizer(smol_folder: Path) -> Tokenizer:
     return Tokenizer.load(smol_folder)
 
 
-MakePipeline = Callable[[ScriptedEngine], Pipeline]
+MakePipeline = Callable[..., Pipeline]
 
 
 @pytest.fixture(scope="session")
 def make_pipeline(tokenizer: Tokenizer, smol_folder: Path) -> MakePipeline:
-    """A pipeline for an engine, with a cache of its own; to be called on the event loop."""
+    """A pipeline for some engines, with a cache of its own; to be called on the event loop."""
 
-    def make(engine: ScriptedEngine) -> Pipeline:
-        model = catalogue.get("smollm2-135m")
-        return Pipeline(ServiceConfig(model_folder=smol_folder), model, tokenizer, engine, open_cache(CacheSettings()), Metrics())  # type: ignore[arg-type]
+    def make(*scripted: ScriptedEngine) -> Pipeline:
+        model, config, metrics = catalogue.get("smollm2-135m"), ServiceConfig(model_folder=smol_folder), Metrics()
+        engines = {f"127.0.0.1:{number}": each for number, each in enumerate(scripted, start=1)}
+        builder = PromptBuilder(model, tokenizer)
+        fleet = Fleet(list(engines), lambda address: Engine.of(engines[address], builder, config.engine_places, metrics))  # type: ignore[arg-type]
+        fleet.start()
+        return Pipeline(config, model, tokenizer, fleet, open_cache(CacheSettings()), metrics)
 
     return make

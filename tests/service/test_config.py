@@ -66,6 +66,7 @@ def test_variables_of_other_parts_are_let_be(variable: str, tmp_path: Path) -> N
         ("grpc_port", 65536),
         ("metrics_port", -1),
         ("triton_address", "no-port"),
+        ("triton_address", "host:1,no-port"),
         ("model_folder", None),
         ("model_folder", Path("missing")),
         ("model_version", "xyz"),

@@ -323,7 +323,7 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         before = "".join(f"value_{number} = {number}\n" for number in range(50))
         engine.text = before + TEXT
-        pipeline._generations._planner._rate.s_per_token = 1 / 300
+        pipeline._fleet.engines[0].rate.s_per_token = 1 / 300
         asked = dataclasses.replace(query(), prefix=before + TEXT[:CURSOR])
         answer = await ask(pipeline, asked, 0.3)
         assert TEXT[CURSOR:LINE_END].startswith(answer.text)
@@ -345,7 +345,7 @@ def test_a_request_that_cannot_be_on_time_is_refused(run: Callable[..., None]) -
     """Cold prompts of one tenant, each needing most of the time: a later one is refused with a hint, and served when they are read."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        pipeline._generations._planner._rate.s_per_token = 0.4 / len(pipeline._generations._builder.build(query()).tokens)
+        pipeline._fleet.engines[0].rate.s_per_token = 0.4 / len(pipeline._generations._builder.build(query()).tokens)
         first = [asyncio.create_task(ask(pipeline, elsewhere(turn), 0.6)) for turn in range(2)]
         await asyncio.sleep(0.01)
         with pytest.raises(Overloaded, match="a wait of") as refusal:

@@ -124,7 +124,7 @@ def serving(make_pipeline: MakePipeline, tokenizer: Tokenizer, smol_folder: Path
         await until(lambda: all(decode.ended or not decode.num_sent for decode in scripted.decodes))
         await server.stop()
         assert not pipeline._generations._running
-        assert not pipeline._generations._ahead._tasks
+        assert not pipeline._fleet.engines[0].ahead._tasks
 
     return start
 

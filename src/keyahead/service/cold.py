@@ -46,6 +46,10 @@ class ReadPrompts:
             warm += _PIECE
         return len(tokens) - warm
 
+    def clear(self) -> None:
+        """The engine may have been restarted: it has read nothing."""
+        self._pieces.clear()
+
     def add(self, namespace: str, tokens: Sequence[int]) -> None:
         """These have been read."""
         for digest in _chain(namespace, tokens):

@@ -31,7 +31,7 @@ OTHER_VARIABLES: Final = re.compile(
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64})?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _VERSION = re.compile(r"([0-9a-f]{12})?")
-_ADDRESS = re.compile(r"\S+:\d{1,5}")
+_ADDRESSES = re.compile(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*")
 _REDIS_URL = re.compile(r"unix://|rediss?(\+(sentinel|cluster))?://")
 _MAX_WEIGHT = 1000
 _MIN_KEY_BYTES = 16
@@ -109,7 +109,8 @@ class ServiceConfig:
     """0 takes a free one."""
     metrics_port: int = _setting(9464, int, _between(0, 65535))
     """Prometheus' port, over HTTP; 0 takes a free one."""
-    triton_address: str = _setting("127.0.0.1:8801", str, _matches(_ADDRESS, "HOST:PORT of Triton's gRPC port"))
+    triton_address: str = _setting("127.0.0.1:8801", str, _matches(_ADDRESSES, "HOST:PORT of Triton's gRPC port, or several with commas"))
+    """A host may be a name with an address for each Triton. All services should be given the same."""
     model_folder: Path | None = _setting(None, Path, _folder)
     """Folder of the converted model with its tokenizer.json. Required."""
     model_name: str = _setting("qwen2.5-coder-0.5b", str, _matches(re.compile(r"\S+"), "a model of the catalogue"))

@@ -1,4 +1,4 @@
-"""The service's one connection to Triton: every request of the process on one ModelStreamInfer stream.
+"""A service's one connection to a Triton: every request for it on one ModelStreamInfer stream.
 
 One stream, because opening a call costs more than a message, and because grpc.aio leaks about 1 KB for each call a client cancels
 (grpc#43360): here a request is cancelled by a `stop` message with its id, as the contract has it, and the call stays.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import grpc
@@ -93,6 +93,13 @@ class EngineClient:
         self._pong = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.ready = False
+        self.on_ready: Callable[[], None] | None = None
+        """Called when the engine answers, for the first time or again."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in flight."""
+        return bool(self._decodes)
 
     def start(self) -> None:
         """Begin to connect; `ready` tells when the engine answers."""
@@ -157,6 +164,8 @@ class EngineClient:
             self._outgoing.put_nowait(_message("ping", EngineRequest(stop=True)))
             async with asyncio.timeout(PING_TIMEOUT_S):
                 await self._pong.wait()
+            if not self.ready and self.on_ready:
+                self.on_ready()
             self.ready = True
             await asyncio.sleep(PING_PERIOD_S)
 

@@ -16,7 +16,7 @@ from keyahead.cache import Scope
 from keyahead.engine.contract import Array, EngineRequest
 from keyahead.service.decoding import Decoding
 from keyahead.service.engine_client import Decode, EngineClient, EngineError
-from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Superseded, Timings
+from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Superseded, Timings
 from keyahead.service.prompt import Prompt
 from keyahead.service.speculation import Call, Speculation
 
@@ -95,22 +95,21 @@ class Generation:
         return any(not waiter.superseded for waiter in self.waiters)
 
     async def run(self, engine: EngineClient) -> None:
-        """Decode to the end; always leaves `done` set."""
-        try:
-            first = True
-            while self.decoding.finish is None:
-                await self._make(self.speculation.next_call(), engine, first=first)
-                first = False
-        except (EngineError, EngineUnavailable, Overloaded) as error:
-            if isinstance(error, EngineError) and self.deadline.remaining() <= 0:
-                self.decoding.finish = self.decoding.finish or FinishReason.DEADLINE  # What there is, is still worth keeping.
-            else:
-                self.error = error
-        except Exception as error:  # noqa: BLE001  # a defect: whoever waits passes it on to the crash boundary
-            self.error = error
-        finally:
-            self.done = True
-            self._wake()
+        """Decode to the end, from where an engine that was lost had got to. Raises what the engine fails with; `end` must follow."""
+        self.first_token_at = None
+        first = True
+        while self.decoding.finish is None:
+            await self._make(self.speculation.next_call(), engine, first=first)
+            first = False
+
+    def end(self, error: Exception | None) -> None:
+        """It is over: whoever waits looks, and passes a defect on to the crash boundary."""
+        if isinstance(error, EngineError) and self.deadline.remaining() <= 0:
+            self.decoding.finish = self.decoding.finish or FinishReason.DEADLINE  # What there is, is still worth keeping.
+        else:
+            self.error = error or self.error
+        self.done = True
+        self._wake()
 
     def stop(self) -> None:
         """Nobody wants it any more: free the engine."""

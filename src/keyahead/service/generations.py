@@ -11,20 +11,19 @@ from keyahead.engine.catalogue import Model
 from keyahead.engine.contract import MAX_DRAFTS, EngineRequest, WorkClass
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.admission import Ticket
-from keyahead.service.cold import Plan, Planner, PrefillRate, ReadPrompts
+from keyahead.service.cold import Plan
 from keyahead.service.confidence import p_accept
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter
 from keyahead.service.drafting.sources import Document, Source, Suggested, Suggestions
-from keyahead.service.engine_client import EngineClient
+from keyahead.service.engines import key_of
 from keyahead.service.extent import num_tokens
-from keyahead.service.gate import Gate
+from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Deadline, FinishReason, Overloaded, Query, Trigger
+from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Query, Trigger
 from keyahead.service.prompt import PromptBuilder
-from keyahead.service.read_ahead import ReadAhead
 from keyahead.service.sessions import Sessions
 from keyahead.service.speculation import Speculation
 from keyahead.service.task import Task, task_of
@@ -52,17 +51,13 @@ class Generations:
     """One for each process, on its event loop."""
 
     def __init__(
-        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, engine: EngineClient, cache: PrefixCache, metrics: Metrics
+        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, fleet: Fleet, cache: PrefixCache, metrics: Metrics
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        self._engine = engine
+        self._fleet = fleet
         self._cache = cache
         self._builder = PromptBuilder(model, tokenizer)
-        read, rate = ReadPrompts(), PrefillRate()
-        self._planner = Planner(self._builder, read, rate)
-        self._gate = Gate(config.engine_places, read, rate, metrics)
-        self._ahead = ReadAhead(self._gate, engine, read, rate)
         self._weights = dict(config.tenant_weights)
         self._arbiter = Arbiter(metrics.drafted)
         self._running: dict[Generation, tuple[_Origin, asyncio.Task[None]]] = {}
@@ -75,41 +70,48 @@ class Generations:
         self._line_stops = (*self._block_stops, *((token,) for token in newlines))
 
     async def aclose(self) -> None:
-        """Wait for the last; the engine is closed before."""
-        await asyncio.gather(*(task for _, task in self._running.values()), self._ahead.aclose(), return_exceptions=True)
+        """Wait for the last; the engines are closed before."""
+        ahead = (engine.ahead.aclose() for engine in self._fleet.engines)
+        await asyncio.gather(*(task for _, task in self._running.values()), *ahead, return_exceptions=True)
 
     def find(self, place: Place) -> Generation | None:
         """One that can answer a request at this place."""
         return next((generation for generation in self._running if generation.agrees(place)), None)
 
     def begin(self, query: Query, task: Task, place: Place, deadline: Deadline) -> Generation:
-        """Start one for a request. Raises Overloaded."""
-        self._gate.note_progress()
+        """Start one for a request. Raises Overloaded and EngineUnavailable."""
+        engine = self._fleet.choose(key_of(query))
+        engine.gate.note_progress()
         for other, (origin, _) in self._running.items():
             if origin.prefetched and not other.wanted:
                 other.stop()  # The CPU engine would let it wait; another may not.
-        plan = self._planner.plan(query, deadline.remaining())
+        plan = engine.planner.plan(query, deadline.remaining())
         work_class = WorkClass.MANUAL if query.trigger is Trigger.MANUAL else WorkClass.AUTOMATIC
-        generation = self._start(query, task, place, plan, deadline, work_class)
+        generation = self._start(engine, query, task, place, plan, deadline, work_class)
         session = (query.tenant, query.session_id)
         if plan.behind is not None:
-            self._ahead.start(session, plan.behind, self._weight(query))
+            engine.ahead.start(session, plan.behind, self._weight(query))
         else:
-            self._ahead.stop(session)  # The generation reads it itself.
+            engine.ahead.stop(session)  # The generation reads it itself.
         return generation
 
     def warm(self, query: Query) -> None:
         """Have the engine read a prompt before anybody asks; what it has read stays."""
-        self._ahead.start((query.tenant, query.session_id), self._builder.build(query), self._weight(query))
+        if self._fleet.ready:
+            ahead = self._fleet.choose(key_of(query)).ahead
+            ahead.start((query.tenant, query.session_id), self._builder.build(query), self._weight(query))
 
     def cool(self, query: Query) -> None:
         """Nobody will ask about this document: end `warm`."""
-        self._ahead.stop((query.tenant, query.session_id))
+        for engine in self._fleet.engines:
+            engine.ahead.stop((query.tenant, query.session_id))
 
     def _weight(self, query: Query) -> int:
         return self._weights.get(query.tenant, 1)
 
-    def _start(self, query: Query, task: Task, place: Place, plan: Plan, deadline: Deadline, work_class: WorkClass) -> Generation:
+    def _start(
+        self, engine: Engine, query: Query, task: Task, place: Place, plan: Plan, deadline: Deadline, work_class: WorkClass
+    ) -> Generation:
         prompt, weight = plan.prompt, self._weight(query)
         request = EngineRequest(
             end_id=self._end_id,
@@ -125,12 +127,29 @@ class Generations:
         bias = self._builder.first_token_bias(prompt.healed)
         generation = Generation(place, prompt, decoding, request, bias, speculation, Deadline(deadline.at + LINGER_S))
         ticket = Ticket(query.tenant, work_class, deadline.at, plan.cold_s, generation, weight)
-        self._gate.offer(ticket, prompt, plan.cold_tokens)
-        way = self._gate.run(ticket, lambda: generation.run(self._engine), generation.deadline)
-        running = asyncio.create_task(way, name="generation")
+        engine.gate.offer(ticket, prompt, plan.cold_tokens)
+        running = asyncio.create_task(self._run(generation, engine, ticket, key_of(query)), name="generation")
         self._running[generation] = _Origin(query, work_class is WorkClass.BACKGROUND), running
         running.add_done_callback(lambda _: self._end(generation))
         return generation
+
+    async def _run(self, generation: Generation, engine: Engine, ticket: Ticket, key: str) -> None:
+        """Decode at an engine; if that is lost while somebody waits, go on at another, once: what kills two may well kill all."""
+        try:
+            try:
+                await engine.gate.run(ticket, lambda: generation.run(engine.client), generation.deadline)
+            except EngineUnavailable:
+                if generation.error is not None or not generation.wanted:
+                    raise
+                other = self._fleet.another(key, engine)
+                cold = other.read.cold_tokens(ticket.tenant, generation.prompt.tokens)
+                again = Ticket(ticket.tenant, ticket.work_class, ticket.due, other.rate.seconds(cold), generation, ticket.weight)
+                other.gate.offer(again, generation.prompt, cold)
+                await other.gate.run(again, lambda: generation.run(other.client), generation.deadline)
+        except Exception as error:  # noqa: BLE001  # a defect is passed on, too
+            generation.end(error)
+        else:
+            generation.end(None)
 
     def _sources(self, query: Query, place: Place) -> list[Source]:
         session = (query.tenant, query.session_id)
@@ -159,14 +178,15 @@ class Generations:
 
     def _prefetch(self, query: Query, text: str) -> None:
         """While the engine is idle, decode what comes after a suggestion has been taken; a request that comes ends it."""
-        if self._running or not self._engine.ready:
+        if self._running or not self._fleet.ready:
             return
         started = time.monotonic()
         then = dataclasses.replace(query, prefix=query.prefix + text)
         task = task_of(then, self._config, self.fingerprint)
-        plan = self._planner.plan(then, PREFETCH_S)
+        engine = self._fleet.choose(key_of(then))
+        plan = engine.planner.plan(then, PREFETCH_S)
         if plan.behind is None:
             try:
-                self._start(then, task, Place(task.scope, then.prefix, then.suffix), plan, Deadline(started), WorkClass.BACKGROUND)
+                self._start(engine, then, task, Place(task.scope, then.prefix, then.suffix), plan, Deadline(started), WorkClass.BACKGROUND)
             except Overloaded:
                 return

@@ -20,12 +20,14 @@ from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineClient
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
+from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.generations import Generations
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded
 from keyahead.service.outcomes import EventLog
 from keyahead.service.piece import piece_of
+from keyahead.service.prompt import PromptBuilder
 from keyahead.service.task import Task, task_of
 
 CACHE_BUDGET_S = 0.010
@@ -44,24 +46,24 @@ class Pipeline:
     """The completer behind the server. One for each process, on its event loop."""
 
     def __init__(
-        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, engine: EngineClient, cache: PrefixCache, metrics: Metrics
+        self, config: ServiceConfig, model: Model, tokenizer: Tokenizer, fleet: Fleet, cache: PrefixCache, metrics: Metrics
     ) -> None:
         self._config = config
-        self._engine = engine
+        self._fleet = fleet
         self._cache = cache
         self._metrics = metrics
-        self._generations = Generations(config, model, tokenizer, engine, cache, metrics)
+        self._generations = Generations(config, model, tokenizer, fleet, cache, metrics)
         self._sessions = self._generations.sessions
         self._event_log = EventLog(config.event_log) if config.event_log else None
 
     @property
     def ready(self) -> bool:
-        """Whether the engine is reachable and warm."""
-        return self._engine.ready
+        """Whether an engine is reachable and warm."""
+        return self._fleet.ready
 
     async def aclose(self) -> None:
-        """Stop all decoding and close the engine's and the cache's connections."""
-        await self._engine.aclose()
+        """Stop all decoding and close the engines' and the cache's connections."""
+        await self._fleet.aclose()
         await self._generations.aclose()
         await self._cache.aclose()
         if self._event_log is not None:
@@ -194,6 +196,10 @@ def build(config: ServiceConfig, metrics: Metrics) -> Pipeline:
     key = hashlib.blake2b(config.cache_key, digest_size=32, person=b"keyahead-cache").digest()
     redis = RedisSettings(config.redis_url, key) if config.redis_url else None
     cache = open_cache(CacheSettings(redis=redis), CacheMetrics(metrics))
-    engine = EngineClient(config.triton_address)
-    engine.start()
-    return Pipeline(config, model, Tokenizer.load(config.model_folder), engine, cache, metrics)
+    tokenizer = Tokenizer.load(config.model_folder)
+    builder = PromptBuilder(model, tokenizer)
+    fleet = Fleet(
+        config.triton_address.split(","), lambda address: Engine.of(EngineClient(address), builder, config.engine_places, metrics)
+    )
+    fleet.start()
+    return Pipeline(config, model, tokenizer, fleet, cache, metrics)
