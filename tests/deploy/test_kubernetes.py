@@ -176,6 +176,7 @@ def test_the_settings_start_a_service(objects: list[Object], tmp_path: Path) -> 
     assert ports == {"grpc": config.grpc_port, "metrics": config.metrics_port}
     triton = one(objects, "Service", "keyahead-triton")
     assert config.triton_address == f"keyahead-triton:{triton['spec']['ports'][0]['port']}"
+    assert triton["spec"]["clusterIP"] == "None"  # The name has an address for each pod, or a service would know one of them.
 
 
 @pytest.mark.parametrize("gpu", LIMITS)

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -117,19 +117,25 @@ async def _service(call: Any) -> str:
     return next((str(value) for key, value in found if key == SERVED_BY), "")
 
 
-def services(calls: Iterable[Call]) -> dict[str, set[str]]:
-    """The services that have answered each session."""
-    found: dict[str, set[str]] = defaultdict(set)
+def services(calls: Iterable[Call]) -> dict[str, Counter[str]]:
+    """How many calls of each session each service has answered."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     for call in calls:
         if call.code in _FINE and call.service:
-            found[call.session].add(call.service)
+            found[call.session][call.service] += 1
     return found
+
+
+def at_home(calls: Iterable[Call]) -> float:
+    """The share of calls that their session's usual service has answered. The others are what was too much for it at once."""
+    counts = services(calls).values()
+    return sum(max(each.values()) for each in counts) / sum(each.total() for each in counts)
 
 
 def at_service(calls: Iterable[Call], address: str) -> Callable[[Call], bool]:
     """Whether a call was at a service: Envoy says so or, if it does not, the session's calls so far were."""
     homes = services(calls)
-    return lambda call: address == call.service or (not call.service and address in homes.get(call.session, ()))
+    return lambda call: address == call.service or (not call.service and address in homes[call.session])
 
 
 def strays(calls: Iterable[Call], at: float, was_there: Callable[[Call], bool]) -> list[Call]:
