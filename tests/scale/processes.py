@@ -30,8 +30,8 @@ SERVED_BY = "x-served-by"
 MAX_CONTEXT_TOKENS = 2048
 """Of the small model."""
 PATIENCE_S = 120.0
-DRAIN_S = 10.0
-"""Envoy tells a connection to leave with its next answer; one that has been idle for so long is closed."""
+DRAIN_S = 6.0
+"""Envoy tells a connection to leave with its next answer, and listens on for 5 s (edge.py); what is idle for so long is closed."""
 _SERVE = (sys.executable, "-P", "-c", "from keyahead.cli.main import app; app()", "serve")
 _HOSTS = 'domains: ["*"]\n                      '
 _TELL = f"""response_headers_to_add:

@@ -72,7 +72,7 @@ class Typists:
     async def aclose(self) -> None:
         """Close the connections."""
         for channel in self._channels:
-            await channel.close()
+            await channel.close(None)
 
     async def homes(self, sessions: Iterable[str]) -> dict[str, str]:
         """The services of sessions, each asked something that costs nothing."""
