@@ -22,7 +22,7 @@ def test_a_scale_holds_its_values_and_the_promise(values: list[float]) -> None:
     assert scale.marks[0] == scale.low
 
 
-@pytest.mark.parametrize(("x", "anchor", "dx"), [(10.0, "start", "10"), (90.0, "end", "-10")])
+@pytest.mark.parametrize(("x", "anchor", "dx"), [(10.0, "start", "10"), (59.0, "start", "10"), (74.0, "end", "-10"), (90.0, "end", "-10")])
 def test_a_name_stands_where_there_is_room(x: float, anchor: str, dx: str) -> None:
     """To the right of its curve, near the right edge to the left; what is long is marked, so that a narrow page can leave it out."""
     chart = Chart(100, "a picture")

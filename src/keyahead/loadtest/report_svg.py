@@ -59,7 +59,7 @@ class Chart:
 
     def name(self, x: float, y: float, text: str, look: str, owner: str = "") -> None:
         """A label beside a curve, on the side where there is room; a narrow page leaves out a long owner."""
-        side = -1 if x > 75 else 1
+        side = -1 if x > 60 else 1
         label = self._text(x, y, 10 * side, "end" if side < 0 else "start", f"{look} name")
         label.text = text
         if owner:
