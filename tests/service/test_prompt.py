@@ -48,6 +48,19 @@ def test_the_typed_text_comes_last_and_healed(builder: PromptBuilder, qwen: Toke
     assert all(piece.startswith(prompt.healed) for piece in allowed)
 
 
+@pytest.mark.parametrize("indentation", [" ", "    ", "        ", "\t", "\t\t\t", " \t ", "\n\n    "])
+def test_a_line_goes_on_behind_its_indentation(builder: PromptBuilder, qwen: Tokenizer, indentation: str) -> None:
+    """The tokens kept are those that the whole line would have, and the next of these is one that healing allows."""
+    written = "if ready:\n" + indentation
+    prompt = builder.build(Query(written, "\n"))
+    line = qwen.encode(written + "return value")
+    kept = prompt.tokens[prompt.tokens.index(qwen.control("<|fim_middle|>")) + 1 :]
+    assert list(kept) == line[: len(kept)]
+    assert qwen.token_bytes(line[len(kept)]).startswith(prompt.healed)
+    assert qwen.decode(kept) + prompt.healed.decode() == written
+    assert qwen.token_bytes(prompt.healed_token) == prompt.healed
+
+
 def test_typing_40_lines_moves_the_window_at_most_twice(builder: PromptBuilder) -> None:
     """At the end of a 400-line file, and one more character never costs 16 tokens unless the window moves."""
     text = "".join(LINES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from keyahead.engine.contract import Array
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.model import ContextFile, Query
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 """Part of every cache key: count it up when a prompt changes its meaning."""
 CHARS_PER_TOKEN = 3
 """Lower estimate for code (3.6 in Copilot's 2022 telemetry, data/typing.json), so that a window by characters stays within its tokens."""
@@ -83,11 +83,8 @@ class PromptBuilder:
         budgets = self._model.budgets
         start = window_start(query.prefix, budgets.prefix * CHARS_PER_TOKEN)
         prefix = self._tokenizer.encode(query.prefix[start:])
-        kept, healed = (prefix[:-1], self._tokenizer.token_bytes(prefix[-1])) if prefix else (prefix, b"")
-        tokens = [*self._context(query.context, budgets.context), *self._suffix(query.suffix, budgets.suffix), *kept]
-        if not tokens:
-            return Prompt(tuple(prefix))
-        return Prompt(tuple(tokens), healed, prefix[-1] if prefix else 0)
+        frame = [*self._context(query.context, budgets.context), *self._suffix(query.suffix, budgets.suffix)]
+        return self._healed(frame, prefix)
 
     def shortened(self, query: Query, max_tokens: int) -> Prompt:
         """At most so many tokens: a quarter for what follows the cursor, the rest for the nearest lines before it, no other files."""
@@ -96,9 +93,7 @@ class PromptBuilder:
         earliest = max(0, len(query.prefix) - room * CHARS_PER_TOKEN)
         start = query.prefix.find("\n", earliest) + 1 if earliest else 0
         prefix = self._tokenizer.encode(query.prefix[start or earliest :])[-room:]
-        if not prefix:
-            return Prompt(tuple(frame), shortened=True)
-        return Prompt((*frame, *prefix[:-1]), self._tokenizer.token_bytes(prefix[-1]), prefix[-1], shortened=True)
+        return replace(self._healed(frame, prefix), shortened=True)
 
     def first_token_bias(self, healed: bytes) -> Array | None:
         """FP32 [vocabulary] that leaves only tokens beginning with `healed`; None where nothing needs healing."""
@@ -113,6 +108,23 @@ class PromptBuilder:
                 self._biases.popitem(last=False)
         self._biases.move_to_end(healed)
         return self._biases[healed]
+
+    def _healed(self, frame: list[int], prefix: list[int]) -> Prompt:
+        """Frame and prefix, less the last token.
+
+        Of white space only the last character is taken back: the tokenizers of GPT-2's family leave it to the word that follows, so that
+        `    return` is three spaces and ` return`. Were all of it kept, or taken back, the model would go on one level too deep.
+        """
+        if not prefix:
+            return Prompt(tuple(frame))
+        *kept, last = prefix
+        text = self._tokenizer.token_bytes(last)
+        if len(text) > 1 and text.isspace() and not text.endswith((b"\n", b"\r")):
+            kept += self._tokenizer.encode(text[:-1].decode())
+            (last,), text = self._tokenizer.encode(text[-1:].decode()), text[-1:]
+        if not frame and not kept:
+            return Prompt((last,))
+        return Prompt((*frame, *kept), text, last)
 
     def _suffix(self, suffix: str, budget: int) -> list[int]:
         """The infilling frame up to where the prefix goes."""
