@@ -15,8 +15,8 @@ from drafting import TYPISTS, Typing, answer
 from keyahead.engine.contract import Array
 from keyahead.loadtest import texts
 from keyahead.service import confidence
-from keyahead.service.drafting import ngrams
 from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.ngrams import Answers
 from keyahead.service.drafting.sources import Document, Source, Suggestions
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
 
@@ -28,7 +28,7 @@ BINS = 5
 
 def samples(engine: Engine, typist: int, limit: int) -> tuple[Array, Array]:
     """Features, with a column of ones, and labels of one person's answers."""
-    person, arbiter, answers = Typing(texts.from_folder(), typist), Arbiter(), ngrams.answers()
+    person, arbiter, answers = Typing(texts.from_folder(), typist), Arbiter(), Answers()["typist"]
     rows: list[tuple[float, ...]] = []
     labels: list[bool] = []
     for query, truth in person.misses():

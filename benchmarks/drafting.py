@@ -20,10 +20,9 @@ from keyahead.engine.contract import MAX_DRAFTS
 from keyahead.loadtest import texts
 from keyahead.loadtest.plan import make_plan
 from keyahead.service.decoding import Decoding
-from keyahead.service.drafting import ngrams
 from keyahead.service.drafting.arbiter import Arbiter, Candidate, Draft
 from keyahead.service.drafting.match import LONGEST
-from keyahead.service.drafting.ngrams import Ngrams
+from keyahead.service.drafting.ngrams import Answers, Ngrams
 from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Document, Source, Suggested, Suggestions
 from keyahead.service.model import Query
@@ -144,19 +143,19 @@ def measure(engine: Engine, limit: int) -> list[tuple[Cost, Cost]]:
     people = [Typing(sources, typist) for typist in range(TYPISTS)]
     queues = [person.misses() for person in people]
     never, arbiter = Never(), Arbiter()
-    learned = [ngrams.answers() for _ in people]
+    learned = Answers()
     costs: list[tuple[Cost, Cost]] = []
     turns = random.Random(SEED)  # noqa: S311 - order, not secrets
     while len(costs) < limit:
-        for person, queue, answers in zip(people, queues, learned, strict=True):
+        for typist, (person, queue) in enumerate(zip(people, queues, strict=True)):
             query, _ = next(queue)
             drafts: list[Source] = [Suggestions("session", tuple(person.offered)), Document.of(query.suffix, (), "")]
             if turns.random() < 1 / 2:
-                plain = answer(engine, query, (), ngrams.answers(), never, "plain")
-                drafted = answer(engine, query, drafts, answers, arbiter, "drafted")
+                plain = answer(engine, query, (), learned["plain"], never, "plain")
+                drafted = answer(engine, query, drafts, learned[str(typist)], arbiter, "drafted")
             else:
-                drafted = answer(engine, query, drafts, answers, arbiter, "drafted")
-                plain = answer(engine, query, (), ngrams.answers(), never, "plain")
+                drafted = answer(engine, query, drafts, learned[str(typist)], arbiter, "drafted")
+                plain = answer(engine, query, (), learned["plain"], never, "plain")
             person.answered(query, drafted.text)
             costs.append((plain, drafted))
     return costs

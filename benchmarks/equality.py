@@ -1,12 +1,13 @@
 """Drafted output against plain greedy output, on thousands of requests: how many differ, and whether what differs is a tie.
 
-The small model, computing in FP32, so that a step's shape changes next to nothing; the same prompts, proposals, arbiter and chain of calls as in
-the service. At the first token that differs, a forward pass over the whole sequence gives the logits of both candidates: a gap of the size
-of rounding is a tie, a larger one a defect. `drafting.py` counts what differs with the default model and its usual arithmetic.
+The small model, computing in FP32, so that a step's shape changes next to nothing; prompts, proposals, arbiter and calls are those of the
+service. At the first token that differs, a forward pass over the whole sequence gives the logits of both candidates: a gap of the size of
+rounding is a tie, a larger one a defect. `drafting.py` counts what differs with the default model and its usual arithmetic.
 """
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,11 @@ from pathlib import Path
 from common import SEED, Engine, Figure, arguments, bare_step, library, report_figures, running_engine
 from drafting import Never, answer
 
-from keyahead.service.drafting import ngrams
 from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.ngrams import Answers
 from keyahead.service.drafting.sources import Document
 from keyahead.service.model import Query
+from keyahead.service.prompt import PromptBuilder
 
 MODEL = "smollm2-135m"
 PEOPLE = 8
@@ -51,16 +53,18 @@ def requests(number: int, count: int) -> Iterator[tuple[Query, str]]:
     for _ in range(count):
         text = chance.choice(files)
         at = chance.randrange(BEFORE, len(text) - BEHIND)
-        yield Query(text[at - BEFORE : at], text[at : at + BEHIND]), text
+        yield Query(text[at - BEFORE : at], text[at : at + BEHIND], path="typed.py"), text
 
 
 def ask(engine: Engine, number: int, count: int) -> list[Pair]:
     """One person's requests, answered in both ways; their whole file is a context file, so that there is much to draft."""
-    never, arbiter, answers = Never(), Arbiter(), ngrams.answers()
+    engine = copy.copy(engine)
+    engine.builder = PromptBuilder(engine.model, engine.tokenizer)  # It keeps biases, for one thread.
+    never, arbiter, learned = Never(), Arbiter(), Answers()
     pairs = []
     for query, file in requests(number, count):
-        plain = answer(engine, query, (), ngrams.answers(), never, "plain", MAX_TOKENS)
-        drafted = answer(engine, query, [Document.of(query.suffix, [file], "")], answers, arbiter, "drafted", MAX_TOKENS)
+        plain = answer(engine, query, (), learned["plain"], never, "plain", MAX_TOKENS)
+        drafted = answer(engine, query, [Document.of(query.suffix, [file], "")], learned["drafted"], arbiter, "drafted", MAX_TOKENS)
         ids = engine.builder.build(query).tokens
         pairs.append(Pair(ids, plain.tokens, drafted.tokens, drafted.proposed.total(), drafted.accepted.total()))
     return pairs
@@ -78,13 +82,12 @@ def gap(engine: Engine, pair: Pair) -> float:
 
 def figures(pairs: Sequence[Pair], gaps: Sequence[float]) -> list[Figure]:
     """Counts, and the largest gap."""
-    tokens, drafts = sum(len(pair.plain) for pair in pairs), sum(pair.drafts for pair in pairs)
-    accepted = sum(pair.accepted for pair in pairs)
+    count, drafts, accepted = len(pairs), sum(pair.drafts for pair in pairs), sum(pair.accepted for pair in pairs)
+    defects = sum(each > TIE for each in gaps)
     result = [
-        Figure("requests", "requests answered in both ways", len(pairs), "", f"{tokens} tokens"),
-        Figure("drafts", "tokens drafted for them", drafts, "", f"{accepted} accepted"),
-        Figure("differing", "answers with other tokens", len(gaps), ""),
-        Figure("defects", f"of these, at logits more than {TIE:g} apart", sum(each > TIE for each in gaps), "", at_most=0),
+        Figure("differing", f"answers with other tokens, of {count}", len(gaps) / count, "share", f"{len(gaps)}"),
+        Figure("defects", f"of these, at logits more than {TIE:g} apart", defects, "", at_most=0),
+        Figure("accepted", f"drafted tokens accepted, of {drafts}", accepted / drafts, "share", f"{accepted}"),
     ]
     if gaps:
         result.append(Figure("gap_most", "logit gap at a first difference, most", max(gaps), "logits"))

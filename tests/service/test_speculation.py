@@ -11,7 +11,7 @@ from keyahead.engine.contract import Perf
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter, Candidate
-from keyahead.service.drafting.ngrams import Ngrams, answers
+from keyahead.service.drafting.ngrams import Answers, Ngrams
 from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Guess
 from keyahead.service.model import FinishReason
@@ -71,7 +71,7 @@ def decode(
     """Run a decode to its end, as a generation does."""
     decoding = Decoding(tokenizer, b"re", TrimContext(WRITTEN, "\n", "python", multiline=False, complete=True), 32)
     prompt = Prompt((1, 2, 3), b"re", tokenizer.encode("re")[0])
-    proposals = Proposals(prompt, WRITTEN, tokenizer, [Oracle(guesses)], earlier or answers())
+    proposals = Proposals(prompt, WRITTEN, tokenizer, [Oracle(guesses)], earlier or Answers()["a"])
     speculation = Speculation(prompt, decoding, tokenizer, proposals, trusting(), MOST)
     played = Model(tokenizer, unbiased_first)
     for turn in range(100):
@@ -113,7 +113,7 @@ def test_a_right_draft_is_one_call(tokenizer: Tokenizer) -> None:
 
 def test_an_answer_given_before_takes_fewer_steps(tokenizer: Tokenizer) -> None:
     """What was decoded for the tenant is a source by itself, up to where the answer ended then."""
-    earlier = answers()
+    earlier = Answers()["a"]
     steps = [decode(tokenizer, [], earlier=earlier)[2].steps for _ in range(4)]
     assert steps[-1] < steps[0] / 2
 

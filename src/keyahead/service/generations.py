@@ -6,8 +6,6 @@ import asyncio
 import dataclasses
 import time
 
-from cachetools import LRUCache
-
 from keyahead.cache import Entry, PrefixCache
 from keyahead.engine.catalogue import Model
 from keyahead.engine.contract import MAX_DRAFTS, EngineRequest, WorkClass
@@ -18,7 +16,7 @@ from keyahead.service.confidence import p_accept
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter
-from keyahead.service.drafting.ngrams import Ngrams, answers
+from keyahead.service.drafting.ngrams import Answers
 from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Document, Source, Suggested, Suggestions
 from keyahead.service.engine_client import EngineClient
@@ -40,8 +38,6 @@ PREFETCH_S = 0.2
 """What a prefetch plans with: an automatic request's time, so that it is given up where even that would have shortened the prompt."""
 SHORTENED_TOKENS = 12
 """Decoded at most from a shortened prompt: twice what is shown, for the next key; then the engine is to read the whole one."""
-_MAX_TENANTS = 64
-"""Whose answers' n-grams are kept, the latest; at most 2 MB for each."""
 MAX_NEWLINE_STOPS = 256
 """Newline tokens sent as stop words for a single line: the most frequent ones, since BPE ids grow with rarity."""
 
@@ -71,7 +67,7 @@ class Generations:
         self._ahead = ReadAhead(self._gate, engine, read, rate)
         self._weights = dict(config.tenant_weights)
         self._arbiter = Arbiter(metrics.drafted)
-        self._answers: LRUCache[str, Ngrams] = LRUCache(_MAX_TENANTS)
+        self._answers = Answers()
         self._running: dict[Generation, tuple[_Origin, asyncio.Task[None]]] = {}
         self.fingerprint = f"{model.name}:{model.sha256}"
         self.sessions = Sessions()
@@ -128,7 +124,7 @@ class Generations:
         )
         max_tokens = min(task.max_tokens, SHORTENED_TOKENS) if prompt.shortened else task.max_tokens
         decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, max_tokens)
-        proposals = Proposals(prompt, query.prefix, self._tokenizer, self._sources(query, place), self._answers_of(query.tenant))
+        proposals = Proposals(prompt, query.prefix, self._tokenizer, self._sources(query, place), self._answers[query.tenant])
         speculation = Speculation(prompt, decoding, self._tokenizer, proposals, self._arbiter, MAX_DRAFTS)
         bias = self._builder.first_token_bias(prompt.healed)
         generation = Generation(place, prompt, decoding, request, bias, speculation, Deadline(deadline.at + LINGER_S))
@@ -148,12 +144,6 @@ class Generations:
             Suggestions("neighbour", tuple(Suggested(each.line, each.text) for each in neighbours)),
             Document.of(query.suffix, (file.text for file in query.context), query.deleted or self.sessions.deleted(session)),
         ]
-
-    def _answers_of(self, tenant: str) -> Ngrams:
-        found = self._answers.get(tenant)
-        if found is None:
-            found = self._answers[tenant] = answers()
-        return found
 
     def _end(self, generation: Generation) -> None:
         """A generation has ended: what it found goes into the cache, whoever still waits."""

@@ -40,9 +40,7 @@ class Call:
 class Speculation:
     """One decode, from its prompt to its end."""
 
-    def __init__(
-        self, prompt: Prompt, decoding: Decoding, tokenizer: Tokenizer, proposals: Proposals, arbiter: Arbiter, most: int
-    ) -> None:
+    def __init__(self, prompt: Prompt, decoding: Decoding, tokenizer: Tokenizer, proposals: Proposals, arbiter: Arbiter, most: int) -> None:
         """`most` is how many drafts the engine verifies in one step."""
         self.prompt = prompt
         self._decoding = decoding

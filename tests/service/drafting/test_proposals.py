@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keyahead.engine.tokenizer import Tokenizer
-from keyahead.service.drafting.ngrams import answers
+from keyahead.service.drafting.ngrams import Answers
 from keyahead.service.drafting.proposals import HEALING, Proposals
 from keyahead.service.drafting.sources import Guess
 from keyahead.service.prompt import Prompt
@@ -25,7 +25,7 @@ class Text:
 
 def proposals(tokenizer: Tokenizer, *texts: Text, prompt: str = "x = 1\n", healed: str = "") -> Proposals:
     made = Prompt(tuple(tokenizer.encode(prompt)), healed.encode(), tokenizer.encode(healed)[0] if healed else 0)
-    return Proposals(made, prompt + healed, tokenizer, texts, answers())
+    return Proposals(made, prompt + healed, tokenizer, texts, Answers()["a"])
 
 
 def follow(tokenizer: Tokenizer, asked: Proposals, after: str, source: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Whether to draft, what and how much: recent acceptance against the measured cost of verifying.
 
 Synchronous and without a clock. A draft grows token by token: of all that sources propose next, the likeliest. If its tokens are right with
-probabilities p1, p2, …, each given those before it, verifying K of them yields 1 + p1 + p1·p2 + … tokens on average (after Leviathan et al.
-2023, section 3.1), for the time of one step with K more tokens in it. The arbiter takes the length with the most tokens per millisecond, and
-none if plain decoding gives more.
+probabilities p1, p2, …, each given those before it, verifying K of them yields 1 + p1 + p1·p2 + … tokens on average (after Leviathan et
+al. 2023, section 3.1), for the time of one step with K more tokens in it. The arbiter takes the length with the most tokens per
+millisecond, and none if plain decoding gives more.
 
 How often a kind of candidate is right is learned from every token decoded, whether the candidate was drafted or not.
 """
@@ -169,4 +169,7 @@ class Arbiter:
         return self._rate(candidate).value
 
     def _rate(self, candidate: Candidate) -> _Rate:
-        return self._right.setdefault((candidate.source, candidate.evidence), _Rate(_PRIOR_RIGHT, _MEMORY))
+        kind = candidate.source, candidate.evidence
+        if kind not in self._right:
+            self._right[kind] = _Rate(_PRIOR_RIGHT, _MEMORY)
+        return self._right[kind]
