@@ -118,6 +118,6 @@ def test_plain_decoding_asks_for_as_many_tokens_as_make_its_calls_cheap() -> Non
     for _ in range(200):
         quick.cost.observe(0, 3.0, 3.0)
         slow.cost.observe(0, 60.0, 2.0)
-    assert quick.piece() > 20
-    assert slow.piece() <= 2
+    assert quick.piece() > 4
+    assert slow.piece() == 1
     assert MARGIN > 1

@@ -47,7 +47,7 @@ def test_known_tokens_are_context_only(tokens: tuple[int, ...], cut: int) -> Non
 def test_a_habit_that_changes_is_unlearned() -> None:
     """What is sure takes a few contradictions, and no more however often it was right before."""
     ngrams = learned((1, 2) * 50)
-    said = []
+    said: list[Candidate] = []
     for _ in range(4):
         ngrams.learn((1, 3))
         said += ngrams.candidates((1,))
