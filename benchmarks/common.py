@@ -92,11 +92,11 @@ class Client:
 class Engine:
     """The CPU engine as Triton runs it, in this process."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
+    def __init__(self, model: Model, folder: Path, *, exact: bool = False) -> None:
         self.model = model
         self.tokenizer = Tokenizer.load(folder)
         self.builder = PromptBuilder(model, self.tokenizer)
-        self.runner = Runner(folder, NUM_BLOCKS)
+        self.runner = Runner(folder, NUM_BLOCKS, exact=exact)
         self.limits = warm_up(self.runner, Limits(self.runner.vocab_size))
         self.loop = EngineLoop(self.runner, self.limits, NUM_BLOCKS, on_crash=lambda: None)
         self.ends = [self.tokenizer.control(name) for name in model.end_tokens]
@@ -133,10 +133,10 @@ class Engine:
 
 
 @contextmanager
-def running_engine() -> Iterator[Engine]:
-    """The default model's engine, warm and with an empty cache; the model is fetched and converted first if it is not there."""
-    model = catalogue.get(MODEL)
-    engine = Engine(model, model_folder(model))
+def running_engine(name: str = MODEL, *, exact: bool = False) -> Iterator[Engine]:
+    """A model's engine, warm and with an empty cache; the model is fetched and converted first if it is not there."""
+    model = catalogue.get(name)
+    engine = Engine(model, model_folder(model), exact=exact)
     try:
         yield engine
     finally:

@@ -16,6 +16,7 @@ from keyahead.engine.contract import Array
 from keyahead.loadtest import texts
 from keyahead.service import confidence
 from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.ngrams import Answers
 from keyahead.service.drafting.sources import Document, Source, Suggestions
 from keyahead.service.extent import ENOUGH_TOKENS, first_lines, num_tokens
 
@@ -27,14 +28,14 @@ BINS = 5
 
 def samples(engine: Engine, typist: int, limit: int) -> tuple[Array, Array]:
     """Features, with a column of ones, and labels of one person's answers."""
-    person, arbiter = Typing(texts.from_folder(), typist), Arbiter()
+    person, arbiter, answers = Typing(texts.from_folder(), typist), Arbiter(), Answers()["typist"]
     rows: list[tuple[float, ...]] = []
     labels: list[bool] = []
     for query, truth in person.misses():
         if len(rows) >= limit:
             break
         drafts: list[Source] = [Suggestions("session", tuple(person.offered)), Document.of(query.suffix, (), "")]
-        cost = answer(engine, query, drafts, arbiter, f"typist {typist}")
+        cost = answer(engine, query, drafts, answers, arbiter, f"typist {typist}")
         person.answered(query, cost.text)
         text = first_lines(cost.text, cost.ends, ENOUGH_TOKENS) or cost.text
         if text:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from keyahead.engine.contract import MAX_DRAFTS
 from keyahead.loadtest import texts
 from keyahead.loadtest.plan import make_plan
 from keyahead.service.decoding import Decoding
-from keyahead.service.drafting.arbiter import Arbiter, Draft
+from keyahead.service.drafting.arbiter import Arbiter, Candidate, Draft
 from keyahead.service.drafting.match import LONGEST
+from keyahead.service.drafting.ngrams import Answers, Ngrams
+from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Document, Source, Suggested, Suggestions
 from keyahead.service.model import Query
 from keyahead.service.speculation import Call, Speculation
@@ -38,7 +40,7 @@ TENTHS = 10
 class Never(Arbiter):
     """Plain decoding: the healed token, then everything in one call."""
 
-    def choose(self, drafts: Sequence[Draft], most: int, *, healing: bool) -> Draft | None:  # noqa: ARG002
+    def choose(self, candidates: Callable[[Sequence[int]], Iterable[Candidate]], most: int, *, healing: bool) -> Draft | None:  # noqa: ARG002
         """Nothing is ever drafted."""
         return None
 
@@ -63,12 +65,21 @@ class Cost:
     accepted: Counter[str] = field(default_factory=Counter)
 
 
-def answer(engine: Engine, query: Query, sources: Sequence[Source], arbiter: Arbiter, namespace: str) -> Cost:
+def answer(
+    engine: Engine,
+    query: Query,
+    sources: Sequence[Source],
+    answers: Ngrams,
+    arbiter: Arbiter,
+    namespace: str,
+    max_tokens: int = MAX_TOKENS,
+) -> Cost:
     """Decode an answer, call by call, as `service/generation.py` does."""
     prompt = engine.builder.build(query)
     trimming = TrimContext(query.prefix, query.suffix, language_of(query.path, ""), multiline=True, complete=True)
-    decoding = Decoding(engine.tokenizer, prompt.healed, trimming, MAX_TOKENS)
-    speculation = Speculation(prompt, query.prefix, decoding, engine.tokenizer, sources, arbiter, MAX_DRAFTS)
+    decoding = Decoding(engine.tokenizer, prompt.healed, trimming, max_tokens)
+    proposals = Proposals(prompt, query.prefix, engine.tokenizer, sources, answers)
+    speculation = Speculation(prompt, decoding, engine.tokenizer, proposals, arbiter, MAX_DRAFTS)
     cost = Cost((), "", 0, 0.0)
     first = True
     while decoding.finish is None:
@@ -98,8 +109,8 @@ def _make(engine: Engine, call: Call, speculation: Speculation, cost: Cost, name
     speculation.received(call, client.tokens, client.log_probs)
     speculation.ended(call, client.tokens, perf, (time.perf_counter() - begin) * 1e3, first=first)
     if call.draft:
-        cost.proposed[call.draft.source] += len(call.draft.tokens)
-        cost.accepted[call.draft.source] += perf.accepted_drafts
+        cost.proposed.update(each.source for each in call.draft.candidates)
+        cost.accepted.update(each.source for each in call.draft.candidates[: perf.accepted_drafts])
 
 
 class Typing:
@@ -132,18 +143,19 @@ def measure(engine: Engine, limit: int) -> list[tuple[Cost, Cost]]:
     people = [Typing(sources, typist) for typist in range(TYPISTS)]
     queues = [person.misses() for person in people]
     never, arbiter = Never(), Arbiter()
+    learned = Answers()
     costs: list[tuple[Cost, Cost]] = []
     turns = random.Random(SEED)  # noqa: S311 - order, not secrets
     while len(costs) < limit:
-        for person, queue in zip(people, queues, strict=True):
+        for typist, (person, queue) in enumerate(zip(people, queues, strict=True)):
             query, _ = next(queue)
             drafts: list[Source] = [Suggestions("session", tuple(person.offered)), Document.of(query.suffix, (), "")]
             if turns.random() < 1 / 2:
-                plain = answer(engine, query, (), never, "plain")
-                drafted = answer(engine, query, drafts, arbiter, "drafted")
+                plain = answer(engine, query, (), learned["plain"], never, "plain")
+                drafted = answer(engine, query, drafts, learned[str(typist)], arbiter, "drafted")
             else:
-                drafted = answer(engine, query, drafts, arbiter, "drafted")
-                plain = answer(engine, query, (), never, "plain")
+                drafted = answer(engine, query, drafts, learned[str(typist)], arbiter, "drafted")
+                plain = answer(engine, query, (), learned["plain"], never, "plain")
             person.answered(query, drafted.text)
             costs.append((plain, drafted))
     return costs

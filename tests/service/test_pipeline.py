@@ -124,13 +124,14 @@ def test_what_was_typed_through_needs_no_engine(run: Callable[..., None]) -> Non
 
 
 def test_tenants_share_nothing(run: Callable[..., None]) -> None:
-    """A then B decodes anew, A then A does not; the engine is told the tenant as its KV namespace."""
+    """A then B decodes anew, A then A does not; the engine is told the tenant as its KV namespace; each drafts from its own answers."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         for tenant, source in (("a", Source.ENGINE), ("b", Source.ENGINE), ("a", Source.MEMORY), ("b", Source.MEMORY)):
             assert (await ask(pipeline, query(tenant=tenant))).source is source
             await asyncio.sleep(0.01)
         assert {decode.request.namespace for decode in engine.decodes} == {"a", "b"}
+        assert set(pipeline._generations._answers) == {"a", "b"}
 
     run(check)
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from keyahead.engine.contract import Perf
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.decoding import Decoding
-from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.arbiter import Arbiter, Candidate
+from keyahead.service.drafting.ngrams import Answers, Ngrams
+from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Guess
 from keyahead.service.model import FinishReason
 from keyahead.service.prompt import Prompt
@@ -33,6 +35,16 @@ class Oracle:
         return Guess(self.texts.pop(0), whole=True, matched=20) if self.texts else None
 
 
+def trusting() -> Arbiter:
+    """Has seen the oracle be right, and the first token fit."""
+    arbiter = Arbiter()
+    for _ in range(20):
+        arbiter.healed(fits=True)
+        for at in range(3):
+            arbiter.learn([Candidate(1, Oracle.name, ((20).bit_length(), at))], 1)
+    return arbiter
+
+
 @dataclass
 class Model:
     """Greedy: it goes on with `ANSWER` and ends there, as the engine's contract has it."""
@@ -53,11 +65,14 @@ class Model:
         return tokens[: right + 1]
 
 
-def decode(tokenizer: Tokenizer, guesses: list[str], unbiased_first: str = "", most: int = MOST) -> tuple[Decoding, Model, Speculation]:
+def decode(
+    tokenizer: Tokenizer, guesses: list[str], unbiased_first: str = "", earlier: Ngrams | None = None, most: int = MOST
+) -> tuple[Decoding, Model, Speculation]:
     """Run a decode to its end, as a generation does."""
     decoding = Decoding(tokenizer, b"re", TrimContext(WRITTEN, "\n", "python", multiline=False, complete=True), 32)
     prompt = Prompt((1, 2, 3), b"re", tokenizer.encode("re")[0])
-    speculation = Speculation(prompt, WRITTEN, decoding, tokenizer, [Oracle(guesses)], Arbiter(), most)
+    proposals = Proposals(prompt, WRITTEN, tokenizer, [Oracle(guesses)], earlier or Answers()["a"])
+    speculation = Speculation(prompt, decoding, tokenizer, proposals, trusting(), most)
     played = Model(tokenizer, unbiased_first)
     for turn in range(100):
         if decoding.finish is not None:
@@ -94,6 +109,13 @@ def test_a_right_draft_is_one_call(tokenizer: Tokenizer) -> None:
     assert not any(call.biased for call in played.calls)
     assert speculation.steps < len(decoding.tokens)
     assert len(speculation.log_probs) >= len(played.calls[0].draft.tokens)
+
+
+def test_an_answer_given_before_takes_fewer_steps(tokenizer: Tokenizer) -> None:
+    """What was decoded for the tenant is a source by itself, up to where the answer ended then."""
+    earlier = Answers()["a"]
+    steps = [decode(tokenizer, [], earlier=earlier)[2].steps for _ in range(4)]
+    assert steps[-1] < steps[0] / 2
 
 
 def test_a_first_token_that_does_not_fit_is_healed_by_bias(tokenizer: Tokenizer) -> None:

@@ -17,6 +17,8 @@ from keyahead.service.confidence import p_accept
 from keyahead.service.config import ServiceConfig
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter
+from keyahead.service.drafting.ngrams import Answers
+from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.drafting.sources import Document, Source, Suggested, Suggestions
 from keyahead.service.engines import key_of
 from keyahead.service.extent import num_tokens
@@ -68,6 +70,7 @@ class Generations:
         self._builder = PromptBuilder(model, tokenizer)
         self._weights = dict(config.tenant_weights)
         self._arbiter = Arbiter(metrics.drafted)
+        self._answers = Answers()
         self._running: dict[Generation, tuple[_Origin, asyncio.Task[None]]] = {}
         self._weights_id = f"{model.name}:{model.sha256}"
         self._adapters = adapters
@@ -137,8 +140,8 @@ class Generations:
         )
         max_tokens = min(task.max_tokens, SHORTENED_TOKENS) if prompt.shortened else task.max_tokens
         decoding = Decoding(self._tokenizer, prompt.healed, task.trimming, max_tokens)
-        sources, most = self._sources(query, place), self._config.max_drafts
-        speculation = Speculation(prompt, query.prefix, decoding, self._tokenizer, sources, self._arbiter, most)
+        proposals = Proposals(prompt, query.prefix, self._tokenizer, self._sources(query, place), self._answers[query.tenant])
+        speculation = Speculation(prompt, decoding, self._tokenizer, proposals, self._arbiter, self._config.max_drafts)
         bias = self._builder.first_token_bias(prompt.healed)
         generation = Generation(place, prompt, decoding, request, bias, speculation, Deadline(deadline.at + LINGER_S))
         ticket = Ticket(query.tenant, work_class, deadline.at, plan.cold_s, generation, weight)

@@ -10,6 +10,7 @@ follows, and nothing was spent on healing; if not, the call was in vain, which t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,8 @@ from keyahead.engine.contract import Perf
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.decoding import Decoding
 from keyahead.service.drafting.arbiter import Arbiter, Draft
-from keyahead.service.drafting.sources import Source
+from keyahead.service.drafting.proposals import Proposals
 from keyahead.service.prompt import Prompt
-
-HEALING = "healing"
-"""The source whose draft is the token taken back itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +40,12 @@ class Call:
 class Speculation:
     """One decode, from its prompt to its end."""
 
-    def __init__(
-        self, prompt: Prompt, written: str, decoding: Decoding, tokenizer: Tokenizer, sources: Sequence[Source], arbiter: Arbiter, most: int
-    ) -> None:
-        """`written` is the document before the cursor; `most` is how many drafts the engine verifies in one step, 0 if it takes none."""
+    def __init__(self, prompt: Prompt, decoding: Decoding, tokenizer: Tokenizer, proposals: Proposals, arbiter: Arbiter, most: int) -> None:
+        """`most` is how many drafts the engine verifies in one step, 0 if it takes none."""
         self.prompt = prompt
-        self._written = written
         self._decoding = decoding
         self._tokenizer = tokenizer
-        self._sources = sources
+        self._proposals = proposals
         self._arbiter = arbiter
         self._most = most
         self._to_heal = prompt.healed
@@ -69,8 +64,10 @@ class Speculation:
         """The call to make now; there is one as long as the decoding is not finished."""
         left = self._decoding.num_left
         draft = None
-        if self._most and left > 1 and not self._must_bias:
-            draft = self._arbiter.choose(self._drafts(), min(self._most, left - 1), healing=bool(self._to_heal))
+        if self._most and not self._must_bias:
+            self._proposals.look_up(self._decoding.text, self._to_heal)
+            most = min(self._most, left - 1)
+            draft = self._until_stop(self._arbiter.choose(self._proposals.candidates, most, healing=bool(self._to_heal)))
         if draft:
             return Call(len(draft.tokens) + 1, draft)
         if self._to_heal:
@@ -81,15 +78,15 @@ class Speculation:
         """New tokens of a call: all of a one-step call's, or the next of a streaming one's."""
         if call.streaming:
             self.steps += len(tokens)
-            self._decoding.feed(tokens)
+            self._take(tokens)
             return
         self.steps += 1
-        if call.draft and not self._fits(call.draft, tokens):
+        if call.draft and not self._fits(tokens):
             self._must_bias = True
             return
         self._to_heal, self._must_bias = b"", False
         self.log_probs += log_probs or ()
-        self._decoding.feed(tokens)
+        self._take(tokens)
 
     def ended(self, call: Call, tokens: Sequence[int], perf: Perf | None, elapsed_ms: float, *, first: bool) -> None:
         """A call has ended by itself with `tokens` in all; the `first` has a prompt to prefill, which hides what its step costs."""
@@ -109,37 +106,31 @@ class Speculation:
         if ended_early and not self._must_bias:
             self._decoding.end()
 
-    def _fits(self, draft: Draft, tokens: Sequence[int]) -> bool:
+    def _take(self, tokens: Sequence[int]) -> None:
+        """Tokens of the answer; whatever had been proposed where they come is judged by them."""
+        for token in tokens:
+            self._arbiter.learn(self._proposals.candidates(), token)
+            self._proposals.came(token)
+        self._decoding.feed(tokens)
+
+    def _fits(self, tokens: Sequence[int]) -> bool:
         """Whether the model's own first token begins with the text to be healed."""
         if not self._to_heal:
             return True
         fits = bool(tokens) and self._tokenizer.token_bytes(tokens[0]).startswith(self._to_heal)
-        self._arbiter.healed(draft, fits=fits)
+        self._arbiter.healed(fits=fits)
         return fits
 
-    def _drafts(self) -> list[Draft]:
-        written = self._written + self._decoding.text
-        drafts = []
-        for source in self._sources:
-            guess = source.guess(written)
-            if guess and (tokens := self._tokens(guess.text, whole=guess.whole)):
-                drafts.append(Draft(source.name, tokens, guess.matched))
-        if self._to_heal:
-            drafts.append(Draft(HEALING, (self.prompt.healed_token,), 8 * self._to_heal[-1:].isalnum()))
-        return drafts
-
-    def _tokens(self, text: str, *, whole: bool) -> tuple[int, ...]:
-        """A guess as tokens behind those decoded; cut where the answer would end anyway."""
-        try:
-            taken_back = self._to_heal.decode()
-        except UnicodeDecodeError:
-            return ()  # Half a character cannot be continued by text.
-        tokens = self._tokenizer.encode(taken_back + self._decoding.until_stop(text))
-        if not whole:
-            tokens = tokens[:-1]  # It was cut in the middle of something.
-        if self._to_heal and (not tokens or not self._tokenizer.token_bytes(tokens[0]).startswith(self._to_heal)):
-            return ()
-        return tuple(tokens)
+    def _until_stop(self, draft: Draft | None) -> Draft | None:
+        """A draft less its tokens behind the place where the answer would end anyway."""
+        if draft is None:
+            return None
+        pieces = [self._tokenizer.token_bytes(token) for token in draft.tokens]
+        text = b"".join(pieces)[len(self._to_heal) :].decode(errors="replace")
+        wanted = len(self._to_heal) + len(self._decoding.until_stop(text).encode())
+        starts = itertools.accumulate(map(len, pieces[:-1]), initial=0)
+        kept = sum(start < wanted for start in starts)
+        return Draft(draft.candidates[:kept]) if kept else None
 
 
 def _accepted(drafts: Sequence[int], tokens: Sequence[int]) -> int:

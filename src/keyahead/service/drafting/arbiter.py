@@ -1,40 +1,55 @@
-"""Whether to draft, from which source and how much: recent acceptance against the measured cost of verifying.
+"""Whether to draft, what and how much: recent acceptance against the measured cost of verifying.
 
-Synchronous and without a clock. For a source whose drafts are accepted token by token with probability p, verifying K of them yields
-1 + p + p² + … + p^K tokens on average (Leviathan et al. 2023, section 3.1), for the time of one step with K more tokens in it. The arbiter
-takes the draft with the most tokens per millisecond, and none if plain decoding gives more.
+Synchronous and without a clock. A draft grows token by token: of all that sources propose next, the likeliest. If its tokens are right with
+probabilities p1, p2, …, each given those before it, verifying K of them yields 1 + p1 + p1·p2 + … tokens on average (after Leviathan et
+al. 2023, section 3.1), for the time of one step with K more tokens in it. The arbiter takes the length with the most tokens per
+millisecond, and none if plain decoding gives more.
+
+How often a kind of candidate is right is learned from every token decoded, whether the candidate was drafted or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 MARGIN = 1.02
 """A draft must promise so many times the rate of plain decoding: estimates err."""
-_MEMORY = 0.97
+_COST_MEMORY = 0.97
 """Weight of what was before each new observation: some 30 observations count."""
+_MEMORY = 0.99
+"""The same for how often candidates are right, which are observed with every token: some 100 count."""
 _PRIOR_WEIGHT = 3.0
-_PRIOR_ACCEPTANCE = 0.6
-_PRIOR_FIT = 0.8
-_OVERHEAD_SHARE = 0.03
-"""What the calls of plain decoding may add to its time."""
+_PRIOR_RIGHT = 0.3
+"""How often a candidate is right of whose kind nothing is known: what one previous token tells, in the typing replay."""
+_PRIOR_FIT = 0.5
+_OVERHEAD_SHARE = 0.15
+"""What the calls of plain decoding may add to its time. Behind every token there may be something to draft again: in the typing replay,
+calls of one token took least time in all where a call cost up to a fifth of a step, and calls of three where it cost half."""
 _MOST_PIECE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """Tokens that may come next."""
+class Candidate:
+    """A token that may come next."""
 
+    token: int
     source: str
-    tokens: tuple[int, ...]
-    matched: int = 0
-    """Characters of evidence, see `Guess`."""
+    evidence: tuple[int, ...] = ()
+    """What speaks for it, by the source's own measures, coarsely: acceptance is learned for each value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens that may come next, one behind the other."""
+
+    candidates: tuple[Candidate, ...]
 
     @property
-    def kind(self) -> str:
-        """What acceptance is learned by: a source, and whether its evidence was long."""
-        return f"{self.source}/{self.matched.bit_length()}"
+    def tokens(self) -> tuple[int, ...]:
+        """What the engine verifies."""
+        return tuple(candidate.token for candidate in self.candidates)
 
 
 @dataclass(slots=True)
@@ -42,6 +57,7 @@ class _Rate:
     """A probability, from outcomes that fade."""
 
     prior: float
+    memory: float
     hits: float = 0.0
     misses: float = 0.0
 
@@ -49,14 +65,14 @@ class _Rate:
     def value(self) -> float:
         return (self.hits + self.prior * _PRIOR_WEIGHT) / (self.hits + self.misses + _PRIOR_WEIGHT)
 
-    def observe(self, hits: int, misses: int) -> None:
+    def observe(self, *, right: bool) -> None:
         self.fade()
-        self.hits += hits
-        self.misses += misses
+        self.hits += right
+        self.misses += not right
 
     def fade(self) -> None:
-        self.hits *= _MEMORY
-        self.misses *= _MEMORY
+        self.hits *= self.memory
+        self.misses *= self.memory
 
 
 @dataclass(slots=True)
@@ -75,8 +91,8 @@ class StepCost:
     def observe(self, drafts: int, step_ms: float, overhead_ms: float) -> None:
         """Take one step's time, and what its call took beside it."""
         for name, value in (("weight", 1), ("drafts", drafts), ("squares", drafts**2), ("times", step_ms), ("products", drafts * step_ms)):
-            setattr(self, name, _MEMORY * getattr(self, name) + value)
-        self.overhead += (1 - _MEMORY) * (overhead_ms - self.overhead)
+            setattr(self, name, _COST_MEMORY * getattr(self, name) + value)
+        self.overhead += (1 - _COST_MEMORY) * (overhead_ms - self.overhead)
 
     def step(self, drafts: int) -> float:
         """Milliseconds of a step that verifies so many drafts."""
@@ -94,49 +110,67 @@ class Arbiter:
     on_verified: Callable[[str, int, int], None] = lambda *_: None
     """Told source, drafted and accepted tokens of every draft verified."""
     cost: StepCost = field(default_factory=StepCost)
-    _accepted: dict[str, _Rate] = field(default_factory=dict)
-    _fitting: dict[str, _Rate] = field(default_factory=dict)
+    _right: dict[tuple[str, tuple[int, ...]], _Rate] = field(default_factory=dict)
+    """By source and evidence."""
+    _fitting: _Rate = field(default_factory=lambda: _Rate(_PRIOR_FIT, _COST_MEMORY))
     """How often the model's own first token fitted the text that healing took back."""
 
-    def choose(self, drafts: Sequence[Draft], most: int, *, healing: bool) -> Draft | None:
-        """The best of the drafts, cut to its best length, at most `most` tokens; None when decoding without is faster.
+    def choose(self, candidates: Callable[[Sequence[int]], Iterable[Candidate]], most: int, *, healing: bool) -> Draft | None:
+        """The best draft of at most `most` tokens; None when decoding without is faster.
 
-        With `healing` the first token is to begin with the text taken back; if the model's does not, the step was in vain.
+        Args:
+            candidates: what may come behind the tokens that it is given.
+            most: tokens of a draft.
+            healing: the first token is to begin with the text taken back; if the model's does not, the step is in vain.
+
         """
-        best: Draft | None = None
-        best_rate = MARGIN / (self.cost.step(0) + (self.cost.overhead if healing else 0.0))
-        for draft in drafts:
-            chance = self._rate(draft).value
-            certain = self._fit(draft).value if healing else 1.0
-            tokens, reach = 1.0, 1.0
-            for length in range(1, min(most, len(draft.tokens)) + 1):
-                reach *= chance
-                tokens += reach
-                rate = certain * tokens / (self.cost.step(length) + self.cost.overhead)
-                if rate > best_rate:
-                    best, best_rate = Draft(draft.source, draft.tokens[:length], draft.matched), rate
-        for draft in drafts:
-            if best is None or draft.kind != best.kind:
-                # What is passed over is forgotten little by little, and so gets another chance.
-                self._rate(draft).fade()
-        return best
+        certain = self._fitting.value if healing else 1.0
+        plain = 1 / (self.cost.step(0) + (self.cost.overhead if healing else 0.0))
+        chosen: list[Candidate] = []
+        reach, tokens, rate = 1.0, 1.0, 0.0
+        while len(chosen) < most:
+            best = max(candidates([each.token for each in chosen]), key=self._chance, default=None)
+            if best is None:
+                break
+            reach *= self._chance(best)
+            tokens += reach
+            longer = certain * tokens / (self.cost.step(len(chosen) + 1) + self.cost.overhead)
+            if longer <= rate:
+                break  # Nor would any longer one be better, since the reach only shrinks.
+            chosen.append(best)
+            rate = longer
+        if rate > MARGIN * plain:
+            return Draft(tuple(chosen))
+        if healing:
+            self._fitting.fade()  # What is never tried is forgotten little by little, and so gets another chance.
+        return None
+
+    def learn(self, candidates: Iterable[Candidate], token: int) -> None:
+        """What had been proposed for a place, and the model's own token there."""
+        for each in candidates:
+            self._rate(each).observe(right=each.token == token)
 
     def verified(self, draft: Draft, accepted: int) -> None:
         """So many of the draft's tokens were the model's own."""
-        self._rate(draft).observe(accepted, int(accepted < len(draft.tokens)))
-        self.on_verified(draft.source, len(draft.tokens), accepted)
+        drafted = Counter(each.source for each in draft.candidates)
+        right = Counter(each.source for each in draft.candidates[:accepted])
+        for source, count in drafted.items():
+            self.on_verified(source, count, right[source])
 
-    def healed(self, draft: Draft, *, fits: bool) -> None:
+    def healed(self, *, fits: bool) -> None:
         """Whether the model's first token began with the text taken back."""
-        self._fit(draft).observe(int(fits), int(not fits))
+        self._fitting.observe(right=fits)
 
     def piece(self) -> int:
-        """Tokens to decode in one call without drafts, before drafts are looked for again: enough that the calls cost next to nothing."""
+        """Tokens to decode in one call without drafts, before drafts are looked for again: few, but not so few that the calls cost much."""
         wanted = self.cost.overhead / (_OVERHEAD_SHARE * self.cost.step(0))
         return max(1, min(_MOST_PIECE, round(wanted)))
 
-    def _rate(self, draft: Draft) -> _Rate:
-        return self._accepted.setdefault(draft.kind, _Rate(_PRIOR_ACCEPTANCE))
+    def _chance(self, candidate: Candidate) -> float:
+        return self._rate(candidate).value
 
-    def _fit(self, draft: Draft) -> _Rate:
-        return self._fitting.setdefault(draft.kind, _Rate(_PRIOR_FIT))
+    def _rate(self, candidate: Candidate) -> _Rate:
+        kind = candidate.source, candidate.evidence
+        if kind not in self._right:
+            self._right[kind] = _Rate(_PRIOR_RIGHT, _MEMORY)
+        return self._right[kind]
