@@ -58,7 +58,7 @@ def served(engines: list[ScriptedEngine], session: str) -> list[int]:
 async def begun(engine: ScriptedEngine, session: str) -> None:
     """Wait until a session's plain decoding is under way."""
     async with asyncio.timeout(10):
-        while not any(decode.request.namespace == session and decode.num_sent > 1 for decode in engine.decodes):
+        while sum(decode.num_sent for decode in engine.decodes if decode.request.namespace == session) < 2:
             await asyncio.sleep(0.005)
 
 
