@@ -48,12 +48,12 @@ def planner(tokenizer: Tokenizer, tokens_per_s: float | None) -> tuple[Planner, 
     return Planner(PromptBuilder(catalogue.get("smollm2-135m"), tokenizer), read, rate), read
 
 
-def test_a_cold_prompt_is_shortened_to_what_can_be_read_in_a_third_of_the_time(tokenizer: Tokenizer) -> None:
+def test_a_cold_prompt_is_shortened_to_what_can_be_read_in_half_the_time(tokenizer: Tokenizer) -> None:
     """The nearest lines are kept, the whole prompt is to be read behind it, and once it has been it is asked."""
     plans, read = planner(tokenizer, 500.0)
     plan = plans.plan(Query(TEXT, ""), 0.16)
     assert plan.prompt.shortened
-    assert 20 <= len(plan.prompt.tokens) <= 28
+    assert 20 <= len(plan.prompt.tokens) <= 40
     assert TEXT.endswith(tokenizer.decode(plan.prompt.tokens) + plan.prompt.healed.decode())
     assert plan.behind is not None
     assert len(plan.behind.tokens) > 500
@@ -61,14 +61,6 @@ def test_a_cold_prompt_is_shortened_to_what_can_be_read_in_a_third_of_the_time(t
     again = plans.plan(Query(TEXT + "val", ""), 0.16)
     assert not again.prompt.shortened
     assert again.behind is None
-
-
-def test_a_slow_engine_is_asked_two_lines(tokenizer: Tokenizer) -> None:
-    """They take most of the time there is, and the next key finds their decode; a whole prompt would keep every key waiting for seconds."""
-    plan = planner(tokenizer, 150.0)[0].plan(Query(TEXT, ""), 0.16)
-    assert plan.prompt.shortened
-    assert 10 <= len(plan.prompt.tokens) <= 20
-    assert plan.behind is not None
 
 
 def test_before_an_engine_has_been_seen_to_read_a_usual_rate_is_assumed(tokenizer: Tokenizer) -> None:

@@ -355,19 +355,6 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
     run(check)
 
 
-def test_a_cold_prompt_is_shortened_however_little_time_is_left(run: Callable[..., None]) -> None:
-    """A decode that begins too late for its request is joined by the next key, which shall not wait for a whole prompt to be read."""
-
-    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        engine.text = TEXT * 4
-        pipeline._fleet.engines[0].rate.s_per_token = 1 / 500
-        answer = await ask(pipeline, dataclasses.replace(query(), prefix=TEXT * 3 + TEXT[:CURSOR]), 0.01)
-        assert answer.finish_reason is FinishReason.DEADLINE
-        assert answer.prompt_tokens <= 28
-
-    run(check, seconds_per_token=0.02)
-
-
 def test_a_request_that_cannot_be_on_time_is_refused(run: Callable[..., None]) -> None:
     """Cold prompts of one tenant, each needing most of the time: a later one is refused with a hint, and served when they are read."""
 

@@ -23,8 +23,7 @@ _MAX_PIECES = 16384 // _PIECE
 _MIN_OBSERVED = 32
 """A prefill shorter than this says more about the step than about the rate."""
 _MIN_SHORTENED = 20
-"""A prompt of fewer tokens, two lines, is not worth asking. A slow engine is asked so many, too, if it can read them in all of the time:
-the answer may then be late for its key, but the next ones join its decode, and need not wait for a whole prompt to be read."""
+"""A prompt of fewer tokens, two lines, is not worth asking."""
 _PREFILL_PART = 0.35
 """Of the time there is, what reading the prompt may take: of 160 ms, that leaves time for three steps on two cores."""
 _SMOOTHING = 0.2
@@ -115,8 +114,8 @@ class Planner:
         """For a query that has so long; about 1 ms of tokenizing and 0.1 ms of digests."""
         whole = self._builder.build(query)
         cold = self._read.cold_tokens(query.tenant, whole.tokens)
-        max_tokens = max(_MIN_SHORTENED, self._rate.tokens(_PREFILL_PART * seconds))
-        if cold <= max_tokens or self._rate.tokens(seconds) < _MIN_SHORTENED:
+        max_tokens = self._rate.tokens(_PREFILL_PART * seconds)
+        if cold <= max_tokens or max_tokens < _MIN_SHORTENED:
             return Plan(whole, cold, self._rate.seconds(cold))
         short = self._builder.shortened(query, max_tokens)
         cold = self._read.cold_tokens(query.tenant, short.tokens)

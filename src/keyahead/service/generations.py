@@ -101,8 +101,7 @@ class Generations:
         for other, (origin, _) in self._running.items():
             if origin.prefetched and not other.wanted:
                 other.stop()  # The CPU engine would let it wait; another may not.
-        # One that begins late, since the decode it had joined went another way, is for the next key: that has a whole request's time.
-        plan = engine.planner.plan(query, max(deadline.remaining(), self._config.latency_budget_ms / 1e3))
+        plan = engine.planner.plan(query, deadline.remaining())
         work_class = WorkClass.MANUAL if query.trigger is Trigger.MANUAL else WorkClass.AUTOMATIC
         generation = self._start(engine, query, task, place, plan, deadline, work_class)
         session = (query.tenant, query.session_id)

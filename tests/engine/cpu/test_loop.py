@@ -11,7 +11,7 @@ import openvino as ov
 import openvino_genai
 import pytest
 
-from keyahead.engine.contract import ContractError, EngineRequest, WorkClass
+from keyahead.engine.contract import ContractError, EngineRequest
 from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import MAX_CHUNK, Limits, Step
@@ -207,12 +207,6 @@ def test_streaming_sends_only_new_tokens(engine: Engine) -> None:
     streamed = engine.ask(ids, streaming=True)
     assert streamed.tokens == whole.tokens
     assert (streamed.deltas, whole.deltas) == ([1] * 8, [8])
-
-
-def test_warming_that_comes_behind_an_answer_is_done_when_the_lull_is_over(engine: Engine) -> None:
-    """Nothing else has to come to wake the engine."""
-    engine.ask(engine.prompt(30), max_new_tokens=1)
-    assert engine.ask(engine.prompt(60, offset=900), max_new_tokens=1, work_class=WorkClass.WARMING).tokens
 
 
 def test_end_and_stop_words_end_a_sequence(engine: Engine) -> None:

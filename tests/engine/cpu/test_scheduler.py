@@ -1,7 +1,5 @@
 """The batcher's policy, step by step, without a model: the "model" here answers each token with its successor."""
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +14,9 @@ STEP_MS = 40.0
 Results = list[tuple[Sequence, list[int]]]
 
 
-def make(num_blocks: int = 64, now_ns: Callable[[], int] = lambda: 1, **limits: int) -> Scheduler:
-    """A scheduler with a small chunk; without a lull, since its clock stands still."""
-    limits = {"chunk": 16, "patience": 4, "yielding": 8, "lull_ms": 0, **limits}
-    return Scheduler(Limits(VOCAB, **limits), BlockPool(num_blocks), now_ns)
+def make(num_blocks: int = 64, **limits: int) -> Scheduler:
+    """A scheduler with a small chunk."""
+    return Scheduler(Limits(VOCAB, **{"chunk": 16, "patience": 4, "yielding": 8, **limits}), BlockPool(num_blocks), lambda: 1)
 
 
 def add(
@@ -273,29 +270,6 @@ def test_warming_is_within_the_share_but_behind_what_was_asked_for() -> None:
     assert [(piece.sequence, len(piece.tokens)) for piece in step.slices] == [(warming, 8)]
     asked = add(scheduler, 40, first=700, deadline=9.0, namespace="typist")
     assert [piece.sequence for piece in run(scheduler)[0].slices] == [asked]
-
-
-@pytest.mark.parametrize("work_class", [WorkClass.WARMING, WorkClass.BACKGROUND])
-def test_work_ahead_of_need_waits_for_the_next_call_of_a_chain(work_class: WorkClass) -> None:
-    """Behind an answer there is nothing to do for the length of a lull, but for who asks; behind a cancel there is at once."""
-    now = 0
-    scheduler = make(lull_ms=10, now_ns=lambda: now)
-    chain = add(scheduler, 5, max_new_tokens=1)
-    ahead = add(scheduler, 60, first=500, work_class=work_class)
-    assert [piece.sequence for piece in run(scheduler)[0].slices] == [chain]
-    now = 4_000_000
-    assert scheduler.rest_s() == pytest.approx(0.006)
-    assert not scheduler.schedule().slices
-    chain = add(scheduler, 6, max_new_tokens=8)
-    assert scheduler.rest_s() == 0
-    assert [piece.sequence for piece in run(scheduler)[0].slices] == [chain]
-    chain.cancelled = True
-    scheduler.reap(-1)
-    now = 10_000_000
-    assert scheduler.rest_s() == 0
-    assert [piece.sequence for piece in run(scheduler)[0].slices] == [ahead]
-    finish(scheduler)
-    assert scheduler.rest_s() is None
 
 
 def test_what_was_asked_for_by_hand_goes_first() -> None:

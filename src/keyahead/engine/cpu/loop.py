@@ -132,18 +132,15 @@ class EngineLoop:
         with self._wake:
             self._wake.notify()
 
-    def _rest_s(self) -> float | None:
-        """Seconds until there is something to do by itself; None if only a request brings something."""
-        if self._inbox or self._cold.has_answers:
-            return 0.0
-        waits = (self._scheduler.rest_s(), self._cold.wait_s(time.monotonic()))
-        return min((wait for wait in waits if wait is not None), default=None)
+    def _has_work(self) -> bool:
+        sequences = self._scheduler.sequences
+        return bool(self._inbox) or self._cold.has_answers or any(not each.held or each.cancelled for each in sequences)
 
     def _receive(self) -> bool:
         """Take new requests in, waiting while there is nothing to do; False when closing."""
         with self._wake:
-            while (rest := self._rest_s()) != 0 and not self._closing:
-                if not self._wake.wait(rest):
+            while not self._has_work() and not self._closing:
+                if not self._wake.wait(self._cold.wait_s(time.monotonic())):
                     break
             arrived = list(self._inbox)
             self._inbox.clear()

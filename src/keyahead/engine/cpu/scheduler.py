@@ -14,9 +14,6 @@ to nothing there. Otherwise a step holds
 - one *chunk* of a long prefill, when there is no short work or when prefill has waited `patience` steps. A warm request therefore waits
   for the chunk that runs when it arrives and seldom for another, while cold prompts still make progress under load.
 
-Who gets a completion by a chain of calls sends the next one a few milliseconds after the last one's answer. Work ahead of need, warming and
-background, is not begun in such a *lull*, or each call of the chain would wait for a chunk of it.
-
 A step is computed with one LoRA adapter, or none: with that of the first short piece, or, when prefill has waited long enough, of the first
 long one. Sequences with others wait for steps of their own.
 
@@ -61,8 +58,6 @@ class Limits:
     """Tokens of a step that yields, short work or chunk: 47 ms, half more than a decode step, and 121 ms with 64 tokens (AVX-512)."""
     warming: int = 32
     """Tokens of a chunk of warming while one tenant alone is active: 70 ms, so that a key that comes still leaves time for an answer."""
-    lull_ms: float = 10.0
-    """Between two calls of a chain 4 ms pass (benchmarks/replay.py's stack at rest), more when the processor is busy."""
     guests: int = 4
     """Tokens of tenants beyond their share in a step of others: it takes 3 % longer for 3 more (AVX-512)."""
 
@@ -138,7 +133,6 @@ class Scheduler:
         self.chunk = limits.chunk
         """Tokens of a long prefill in the next step that has one."""
         self._waited = 0
-        self._lull_until_ns = 0
         self._arrivals = 0
         self._shares = Shares()
 
@@ -188,18 +182,11 @@ class Scheduler:
         self._remove(ended)
         return ended
 
-    def rest_s(self) -> float | None:
-        """Seconds until there is something to do; None if there is nothing."""
-        if any(sequence.cancelled for sequence in self.sequences):
-            return 0.0
-        ready = [sequence for sequence in self.sequences if not sequence.held]
-        return self._lull_s(ready) if ready else None
-
     def schedule(self) -> Step:
         """The next step; empty when there is nothing to do."""
         step = Step()
         ordered = self._in_order()
-        if not ordered or self._lull_s(ordered) > 0:
+        if not ordered:
             return step
         turn = [sequence for sequence in ordered if sequence.kind is ordered[0].kind]
         for sequence in turn:
@@ -213,12 +200,6 @@ class Scheduler:
             self.counters.yielding_steps += 1
             self._fill(turn, self.limits.yielding, step)
         return step
-
-    def _lull_s(self, sequences: list[Sequence]) -> float:
-        """Seconds for which these have to wait for the next call of a chain; 0 if somebody waits for one of them."""
-        if not all(_ahead_of_need(sequence) for sequence in sequences):
-            return 0.0
-        return max(0, self._lull_until_ns - self._now_ns()) / 1e9
 
     def _alike(self, turn: list[Sequence]) -> list[Sequence]:
         """Those of a turn that are computed with the same adapter as the one that leads it."""
@@ -293,8 +274,6 @@ class Scheduler:
             piece.sequence.share(self.pool)
         self.counters.output_steps += bool(gained)
         self.counters.output_tokens += sum(len(tokens) for _, tokens in gained)
-        if any(sequence.finish is not None and not _ahead_of_need(sequence) for sequence, _ in gained):
-            self._lull_until_ns = now_ns + int(self.limits.lull_ms * 1e6)
         self._remove([sequence for sequence, _ in gained if sequence.finish is not None])
         return gained
 
@@ -407,10 +386,6 @@ class Scheduler:
         if ended:
             gone = set(ended)
             self.sequences = [sequence for sequence in self.sequences if sequence not in gone]
-
-
-def _ahead_of_need(sequence: Sequence) -> bool:
-    return sequence.request.work_class in {WorkClass.WARMING, WorkClass.BACKGROUND}
 
 
 def _yields(sequence: Sequence) -> bool:
