@@ -109,7 +109,7 @@ def test_output_is_that_of_the_merged_model(engine: Engine, known: Adapters, smo
     bare = [ask(engine, known, ids, None).tokens for ids in prompts]
     # A tie between two tokens may go either way, as in test_loop.py.
     assert sum(a == b for a, b in zip(ours, expected, strict=True)) >= len(prompts) - 1
-    assert all(a != b for a, b in zip(ours, bare, strict=True))
+    assert sum(a != b for a, b in zip(ours, bare, strict=True)) >= len(prompts) - 1
 
 
 def test_without_an_adapter_nothing_is_changed(engine: Engine, known: Adapters, runner: Runner, pair: tuple[Adapter, Adapter]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,7 @@ Sites = Mapping[Site, tuple[int, int]]
 """How many values go into each matrix and come out."""
 
 
-class CacheFull(ContractError):
-    """There is no memory for another adapter until sequences that use the present ones have ended."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
     """An adapter as the model takes it."""
 
@@ -57,17 +52,15 @@ class Adapters:
     """The adapters that the engine has, the least recently used first out. May be called from any thread."""
 
     def __init__(self, sites: Sites, max_rank: int, capacity: int) -> None:
-        """`capacity`: bytes of all adapters together, those that were forgotten but are in use included."""
+        """`capacity`: bytes of all that are known together. Sequences keep a forgotten one until they end."""
         self._sites = sites
         self._max_rank = max_rank
         self._capacity = capacity
         self._known: OrderedDict[int, Loaded] = OrderedDict()
-        self._alive: weakref.WeakSet[Loaded] = weakref.WeakSet()
-        """Also those that only sequences still hold."""
         self._lock = threading.Lock()
 
     def of(self, request: EngineRequest) -> Loaded | None:
-        """The adapter of a request, None if it asks for none. ContractError if it is not known or not fit; CacheFull."""
+        """The adapter of a request, None if it asks for none. ContractError if it is not known or not fit."""
         task_id = request.lora_task_id
         if task_id is None:
             if request.lora_weights is not None or request.lora_config is not None:
@@ -92,17 +85,14 @@ class Adapters:
             return
         pairs = self._pairs(weights, config)
         needed = sum(a.nbytes + b.nbytes for a, b in pairs.values())
-        while self._known and self._held() + needed > self._capacity:
+        if needed > self._capacity:
+            raise ContractError(f"lora_weights: {needed} bytes, expected at most {self._capacity}, the parameter lora_cache_mb")
+        while self._held() + needed > self._capacity:
             self._known.popitem(last=False)
-        if self._held() + needed > self._capacity:
-            raise CacheFull(
-                f"lora_weights: {needed} bytes do not fit beside the adapters in use: raise the parameter lora_cache_mb, or retry"
-            )
-        self._known[task_id] = loaded = _loaded(digest, pairs, self._sites)
-        self._alive.add(loaded)
+        self._known[task_id] = _loaded(digest, pairs, self._sites)
 
     def _held(self) -> int:
-        return sum(loaded.num_bytes for loaded in self._alive)
+        return sum(loaded.num_bytes for loaded in self._known.values())
 
     def _pairs(self, weights: Array, config: Array) -> dict[Site, tuple[Array, Array]]:
         """A and B of each matrix, in FP32."""

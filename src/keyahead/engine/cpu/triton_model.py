@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb  # Provided by Triton's stub.
 from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, MAX_DRAFTS, ContractError, EngineResponse, decode_request, encode_response
 from keyahead.engine.cpu.kv_store import open_store
 from keyahead.engine.cpu.loop import EngineLoop
-from keyahead.engine.cpu.lora import Adapters, CacheFull
+from keyahead.engine.cpu.lora import Adapters
 from keyahead.engine.cpu.runner import Runner
 from keyahead.engine.cpu.scheduler import Limits
 from keyahead.engine.cpu.sequence import Sequence
@@ -90,8 +90,6 @@ class TritonPythonModel:
             client = _Client(self, request)
             try:
                 self._submit(request, client)
-            except CacheFull as error:
-                client.fail(f"RESOURCE_EXHAUSTED: {error}")
             except ContractError as error:
                 client.fail(f"INVALID_ARGUMENT: {error}")
 
