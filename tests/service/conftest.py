@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from keyahead.service.metrics import Metrics
 from keyahead.service.model import EngineUnavailable
 from keyahead.service.pipeline import Pipeline
 from keyahead.service.prompt import PromptBuilder
+from tests.service.asking import TEXT
 
 
 @dataclass(eq=False)
@@ -121,3 +123,23 @@ def make_pipeline(tokenizer: Tokenizer, smol_folder: Path) -> MakePipeline:
         return Pipeline(config, model, tokenizer, fleet, cache or open_cache(CacheSettings()), metrics, adapters)
 
     return make
+
+
+@pytest.fixture
+def run(make_pipeline: MakePipeline, tokenizer: Tokenizer) -> Callable[..., None]:
+    """Runs a coroutine with a fresh pipeline and engine, and checks that nothing is left running."""
+
+    def runner(check: Callable[[Pipeline, ScriptedEngine], Coroutine[Any, Any, None]], **engine: Any) -> None:
+        async def main() -> None:
+            scripted = ScriptedEngine(tokenizer, TEXT, **engine)
+            pipeline = make_pipeline(scripted)
+            await check(pipeline, scripted)
+            await asyncio.sleep(0.05)
+            await pipeline.aclose()
+            assert not pipeline._generations._running
+            assert all(decode.ended or not decode.num_sent for decode in scripted.decodes)
+            assert len(asyncio.all_tasks()) == 1
+
+        asyncio.run(main())
+
+    return runner

@@ -19,8 +19,8 @@ from keyahead.service.metrics import Metrics
 from keyahead.service.model import Source
 from keyahead.service.server import Autocomplete
 from tests import peft
+from tests.service.asking import TEXT, ask, query
 from tests.service.conftest import MakePipeline, ScriptedEngine
-from tests.service.test_pipeline import TEXT, ask, query
 
 MODULES = {"mlp.down_proj": peft.SMOL["mlp.down_proj"]}
 

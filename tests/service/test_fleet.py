@@ -16,8 +16,8 @@ from keyahead.service.metrics import Metrics
 from keyahead.service.model import EngineUnavailable, Query, Source, Trigger
 from keyahead.service.pipeline import Pipeline
 from keyahead.service.prompt import PromptBuilder
+from tests.service.asking import CURSOR, LINE_END, TEXT, ask, query
 from tests.service.conftest import MakePipeline, ScriptedEngine
-from tests.service.test_pipeline import CURSOR, LINE_END, TEXT, ask, query
 
 Check = Callable[[Pipeline, list[ScriptedEngine]], Awaitable[None]]
 

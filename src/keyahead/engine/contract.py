@@ -94,8 +94,7 @@ OUTPUTS: tuple[Tensor, ...] = (
     *PERF_OUTPUTS,
 )
 
-_INPUT_BY_NAME = {t.name: t for t in INPUTS}
-_OUTPUT_BY_NAME = {t.name: t for t in OUTPUTS}
+_INPUT_BY_NAME, _OUTPUT_BY_NAME = ({each.name: each for each in tensors} for tensors in (INPUTS, OUTPUTS))
 
 NOT_CACHED = "not found in cache. Please send LoRA weights with request"
 """How TensorRT-LLM's error for a `lora_task_id` ends whose weights it does not have, or not any more (its peftCacheManager.cpp)."""
@@ -207,8 +206,7 @@ def decode_stop_words(array: Array) -> tuple[tuple[int, ...], ...]:
     if array.ndim != 3 or array.shape[:2] != (1, 2):
         raise ContractError(f"stop_words_list: shape {list(array.shape)}, expected [1, 2, n]")
     ids, ends = array[0].tolist()
-    words = []
-    start = 0
+    words, start = [], 0
     for end in ends:
         if end == -1:
             break
@@ -237,8 +235,7 @@ def encode_request(request: EngineRequest) -> dict[str, Array]:
     tensors = {"input_lengths": _scalar("input_lengths", len(request.input_ids))}
     tensors["request_output_len"] = _scalar("request_output_len", request.max_new_tokens)
     if request.stop:
-        tensors["stop"] = _scalar("stop", True)
-        return tensors
+        return tensors | {"stop": _scalar("stop", True)}
     tensors["input_ids"] = _ids(request.input_ids)
     if request.draft_ids:
         tensors["draft_input_ids"] = _ids(request.draft_ids)

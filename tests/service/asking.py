@@ -1,0 +1,44 @@
+"""A text, requests for places in it, and their answers: what the tests of the pipeline and of its parts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keyahead.service.model import (
+    Answer,
+    Deadline,
+    Delta,
+    FinishReason,
+    Mode,
+    Query,
+)
+from keyahead.service.pipeline import Pipeline
+
+TEXT = """import math
+
+
+def area(radius):
+    return math.pi * radius * radius + math.sqrt(radius) - math.floor(radius) + 1
+
+
+print(area(2))
+"""
+CURSOR = TEXT.index("return") + 3
+LINE_END = TEXT.index(" + 1") + 4
+
+
+def query(at: int = CURSOR, **changes: Any) -> Query:
+    """A request at some place of the text, in single-line mode."""
+    return Query(TEXT[:at], "\n", path="a.py", **{"mode": Mode.SINGLE_LINE, **changes})
+
+
+async def ask(pipeline: Pipeline, asked: Query, seconds: float = 5) -> Answer:
+    """The answer, with deltas checked to be what it begins with."""
+    shown = ""
+    async for event in pipeline.complete(asked, Deadline.after(seconds)):
+        if isinstance(event, Answer):
+            assert event.text.startswith(shown) or event.finish_reason is not FinishReason.STOP
+            return event
+        assert isinstance(event, Delta)
+        shown += event.text
+    raise AssertionError("no answer")
