@@ -15,7 +15,7 @@ from typing import Any
 from common import SEED, Engine, arguments, library, report, running_engine
 from rich.table import Table
 
-from keyahead.service.prompt import Prompt
+from keyahead.service.prompt import Prompt, take_back
 
 LINES_BEFORE, LINES_AFTER = 48, 12
 KEYS = 10
@@ -44,7 +44,9 @@ class Layout:
         assert fim is not None
         before, after, middle = map(engine.tokenizer.control, (fim.prefix, fim.suffix, fim.middle))
         prefix, suffix = engine.tokenizer.encode(place.prefix), engine.tokenizer.encode(place.suffix)
-        healed = engine.tokenizer.token_bytes(prefix.pop()) if self.healed else b""
+        healed = b""
+        if self.healed:
+            prefix, healed, _ = take_back(engine.tokenizer, prefix)
         if self.suffix_first:
             return Prompt((before, after, *suffix, middle, *prefix), healed)
         return Prompt((before, *prefix, after, *suffix, middle), healed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,6 +71,20 @@ def head_of_suffix(suffix: str, max_chars: int) -> str:
     return suffix[: end + 1 if end >= 0 else max_chars]
 
 
+def take_back(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[list[int], bytes, int]:
+    """The tokens without the last one, that one's text, and itself.
+
+    Of white space only the last character is taken back: the tokenizers of GPT-2's family leave it to the word that follows, so that
+    `    return` is three spaces and ` return`. Were all of it kept, or taken back, the model would go on one level too deep.
+    """
+    *kept, last = tokens
+    text = tokenizer.token_bytes(last)
+    if len(text) > 1 and text.isspace() and not text.endswith((b"\n", b"\r")):
+        kept += tokenizer.encode(text[:-1].decode())
+        (last,), text = tokenizer.encode(text[-1:].decode()), text[-1:]
+    return kept, text, last
+
+
 class PromptBuilder:
     """Builds prompts for one model."""
 
@@ -110,21 +125,13 @@ class PromptBuilder:
         return self._biases[healed]
 
     def _healed(self, frame: list[int], prefix: list[int]) -> Prompt:
-        """Frame and prefix, less the last token.
-
-        Of white space only the last character is taken back: the tokenizers of GPT-2's family leave it to the word that follows, so that
-        `    return` is three spaces and ` return`. Were all of it kept, or taken back, the model would go on one level too deep.
-        """
+        """Frame and prefix, less what is taken back."""
         if not prefix:
             return Prompt(tuple(frame))
-        *kept, last = prefix
-        text = self._tokenizer.token_bytes(last)
-        if len(text) > 1 and text.isspace() and not text.endswith((b"\n", b"\r")):
-            kept += self._tokenizer.encode(text[:-1].decode())
-            (last,), text = self._tokenizer.encode(text[-1:].decode()), text[-1:]
+        kept, text, token = take_back(self._tokenizer, prefix)
         if not frame and not kept:
-            return Prompt((last,))
-        return Prompt((*frame, *kept), text, last)
+            return Prompt((token,))
+        return Prompt((*frame, *kept), text, token)
 
     def _suffix(self, suffix: str, budget: int) -> list[int]:
         """The infilling frame up to where the prefix goes."""
