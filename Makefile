@@ -40,7 +40,7 @@ slo: venv ## Make Prometheus' rules and Grafana's dashboard from deploy/slo.yaml
 slo-check: venv ## Check that they are current
 	@$(BIN)/python scripts/gen_slo.py --check
 
-bench: venv ## Repeat the engine figures in benchmarks/ (the others need a running service)
+bench: venv ## Repeat the figures of the engine, layouts and infilling in benchmarks/
 	for each in engine greedy layouts infilling; do $(BIN)/python benchmarks/$$each.py $(ARGS) || exit 1; done
 
 lock: venv ## Renew requirements.lock from pyproject.toml, keeping versions that still fit (takes some minutes)

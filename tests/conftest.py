@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the contract tests find an engine; without it they start the CPU engine."""
     parser.addoption("--endpoint", default=os.environ.get("CONTRACT_ENDPOINT", ""), help="host:port of a Triton that serves an engine")
     parser.addoption("--endpoint-model", default="qwen2.5-coder-1.5b", help="the catalogue's name of the model served there")
+
+
+def pytest_configure() -> None:
+    """A shell starts its background jobs with SIGINT and `nohup` with SIGHUP ignored, which programs under test would inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _converted(name: str) -> Path:

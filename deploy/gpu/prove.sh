@@ -173,7 +173,8 @@ drafts=$(sed -n 's/.*"max_drafts": \([0-9]*\).*/\1/p' "$WORK/triton.log")
 
 say 'The service'
 in_background service env KEYAHEAD_MODEL_FOLDER="$tokenizer" KEYAHEAD_MODEL_NAME="$MODEL" KEYAHEAD_MAX_DRAFTS="$drafts" \
-    KEYAHEAD_TRITON_ADDRESS="127.0.0.1:$TRITON_PORT" KEYAHEAD_GRPC_PORT="$GRPC_PORT" KEYAHEAD_METRICS_PORT="$METRICS_PORT" keyahead serve
+    KEYAHEAD_ENGINE_PLACES=32 KEYAHEAD_TRITON_ADDRESS="127.0.0.1:$TRITON_PORT" \
+    KEYAHEAD_GRPC_PORT="$GRPC_PORT" KEYAHEAD_METRICS_PORT="$METRICS_PORT" keyahead serve
 until_ready service "$last" service_is_ready
 
 say 'The load test'

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "KEYAHEAD_"
 
 OTHER_VARIABLES: Final = re.compile(
-    r"KEYAHEAD_(CACHE|WEIGHTS|ADDRESS"  # set-up's cache folder and weights, the command line's server address
+    r"KEYAHEAD_(CACHE|WEIGHTS|ADDRESS|ENGINE_IMAGE_DIGEST"  # set-up, the command line's server, the GPU container
     r"|(\w+_)?PORT"  # ports of what `keyahead up` starts beside the service
     r"|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT_\d+_\w+)"  # Kubernetes' service links, when the service object is called keyahead
 )
