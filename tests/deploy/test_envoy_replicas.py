@@ -165,15 +165,19 @@ def most_work(place: Site, requests: Iterable[str]) -> int:
     return max(counts[each] for each in requests)
 
 
+NOTICE_S = 0.2
+"""Until Envoy on a busy machine has read that a connection is closed. What it sends there till then is lost: it may have been begun."""
+
+
 async def test_a_killed_service_takes_only_what_it_was_working_on(place: Site, edge: Edge, editor: Editor) -> None:
-    """At most half of what is in flight, nothing sent later, nothing worked on twice; and when it is back, its sessions return."""
+    """At most half of what is in flight, nothing sent once that is known, nothing worked on twice; later its sessions return to it."""
     victim = place.replicas[0]
     before = await homes(editor, SESSIONS)
     async with typing(editor) as running:
         victim.kill()
         killed = time.monotonic()
         await running.on()
-        assert [key for key, (sent, _) in running.failed.items() if sent > killed] == []
+        assert [key for key, (sent, _) in running.failed.items() if sent > killed + NOTICE_S] == []
         assert {code for _, code in running.failed.values()} <= {grpc.StatusCode.UNAVAILABLE}
         assert len(running.failed) <= len(SESSIONS) / 2
     assert most_work(place, running.ids) == 1
