@@ -89,9 +89,9 @@ class Exchange:
             self._stop(client.request_id)
             client.end()
             return
-        with self._lock:
-            client.handle = self._engine.submit(decoded, client)
+        with self._lock:  # Not while submitting, which may take long; Triton's thread alone submits and stops.
             self._by_id.setdefault(client.request_id, []).append(client)
+        client.handle = self._engine.submit(decoded, client)
 
     def _stop(self, request_id: str) -> None:
         with self._lock:

@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb  # Provided by Triton's stub.
 
-from keyahead.engine.contract import BLOCK_TOKENS, INPUTS, MAX_DRAFTS, ContractError, EngineResponse, decode_request, encode_response
+from keyahead.engine.contract import BLOCK_TOKENS, MAX_DRAFTS, EngineRequest
 from keyahead.engine.cpu.kv_store import open_store
 from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.lora import Adapters
@@ -22,6 +21,7 @@ from keyahead.engine.cpu.scheduler import Limits
 from keyahead.engine.cpu.sequence import Sequence
 from keyahead.engine.cpu.stats import EngineMetrics
 from keyahead.engine.cpu.warmup import warm_up
+from keyahead.engine.exchange import Client, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -36,33 +36,6 @@ SETTINGS = {
 }
 """Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core, kv_store_mb 0 keeps no KV in Redis, and with
 max_lora_rank 0 the engine takes no adapters."""
-
-
-class _Client:
-    """One Triton request: sends its responses, and knows when the caller is gone."""
-
-    def __init__(self, model: TritonPythonModel, request: Any) -> None:
-        self._model = model
-        self._sender = request.get_response_sender()
-        self.request_id: str = request.request_id()
-        self.sequence: Sequence | None = None
-
-    def send(self, response: EngineResponse, *, final: bool) -> None:
-        tensors = [pb.Tensor(name, array) for name, array in encode_response(response).items()]
-        if final:
-            self._model.forget(self)
-        self._sender.send(pb.InferenceResponse(tensors), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
-
-    def fail(self, message: str) -> None:
-        self._model.forget(self)
-        self._sender.send(pb.InferenceResponse(error=pb.TritonError(message)), flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def end(self) -> None:
-        """Answer with nothing, as a stop request is answered."""
-        self._sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
 
 
 class TritonPythonModel:
@@ -80,18 +53,12 @@ class TritonPythonModel:
         limits = Limits(runner.vocab_size, max_context=settings["max_context"], max_drafts=settings["max_drafts"])
         self._store = open_store(os.environ, runner.fingerprint, settings["kv_store_mb"] * 1_000_000 // runner.bytes_per_block)
         self._loop = EngineLoop(runner, warm_up(runner, limits), num_blocks, on_crash=_die, store=self._store)
-        self._by_id: dict[str, list[_Client]] = {}
-        self._lock = threading.Lock()
+        self._exchange = Exchange(self)
         self._metrics = EngineMetrics(pb, self._loop, self._store)
 
     def execute(self, requests: list[Any]) -> None:
         """Queue requests; they are answered from the engine's thread."""
-        for request in requests:
-            client = _Client(self, request)
-            try:
-                self._submit(request, client)
-            except ContractError as error:
-                client.fail(f"INVALID_ARGUMENT: {error}")
+        self._exchange.take(requests)
 
     def finalize(self) -> None:
         """Cancel what is left and stop the thread."""
@@ -100,34 +67,13 @@ class TritonPythonModel:
         if self._store is not None:
             self._store.close()
 
-    def _submit(self, request: Any, client: _Client) -> None:
-        present = ((tensor.name, pb.get_input_tensor_by_name(request, tensor.name)) for tensor in INPUTS)
-        tensors = {name: tensor.as_numpy() for name, tensor in present if tensor is not None}
-        decoded = decode_request(tensors, json.loads(request.parameters() or "{}"))
-        if decoded.stop:
-            self._stop(client.request_id)
-            client.end()
-            return
-        adapter = self._adapters.of(decoded)
-        with self._lock:
-            client.sequence = self._loop.submit(decoded, client, adapter)
-            self._by_id.setdefault(client.request_id, []).append(client)
+    def submit(self, request: EngineRequest, client: Client) -> Sequence:
+        """For the exchange: queue a request with its adapter."""
+        return self._loop.submit(request, client, self._adapters.of(request))
 
-    def _stop(self, request_id: str) -> None:
-        with self._lock:
-            clients = list(self._by_id.get(request_id, ()))
-        for client in clients:
-            if client.sequence is not None:
-                self._loop.cancel(client.sequence)
-
-    def forget(self, client: _Client) -> None:
-        """A request has been answered."""
-        with self._lock:
-            clients = self._by_id.get(client.request_id, [])
-            if client in clients:
-                clients.remove(client)
-            if not clients:
-                self._by_id.pop(client.request_id, None)
+    def cancel(self, handle: Sequence) -> None:
+        """For the exchange: end a request."""
+        self._loop.cancel(handle)
 
 
 def _die() -> None:
