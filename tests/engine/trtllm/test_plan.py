@@ -14,7 +14,7 @@ from keyahead.engine.trtllm import flags, gpus, networks
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
-from keyahead.engine.trtllm.proposal import Limits, Lora
+from keyahead.engine.trtllm.proposal import Limits, Lora, Runtime
 
 CONVERT = "python3 /app/examples/models/core/qwen/convert_checkpoint.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
 QUANTIZE = "python3 /app/examples/quantization/quantize.py --model_dir /checkpoint --output_dir /made/checkpoint --dtype"
@@ -62,6 +62,14 @@ def test_an_adapters_size_is_that_of_its_matrices() -> None:
     assert proposal.memory.kv_pool == pytest.approx(0.95 * with_kv.kv_pool)
 
 
+def test_an_engine_for_drafts_keeps_four_tables_of_logits() -> None:
+    """Its own logits, the draft's, and two distributions, each FP32 for every sequence, place and token of the vocabulary."""
+    with_drafts, without = (Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_drafts=drafts)).memory for drafts in (24, 0))
+    assert with_drafts.activations - without.activations == 4 * 151936 * (4 * 32 * 25 - 32)
+    own = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_drafts=24), runtime=Runtime.LLM_API).memory
+    assert own.activations - without.activations == 4 * 151936 * (32 * 25 - 32)
+
+
 def test_an_engine_without_drafts() -> None:
     """The plain engine's command has neither mode nor length."""
     assert shlex.join(Plan.make("qwen2.5-coder-1.5b", "l4", Precision.BF16, Limits(max_drafts=0)).build_command) == BUILD
@@ -74,12 +82,17 @@ def test_an_engine_without_drafts() -> None:
     limits=st.builds(Limits, st.integers(1, 128), st.integers(64, 8192), st.integers(1, 512), st.integers(0, 64), st.integers(256, 16384)),
 )
 def test_what_is_planned_can_be_served(model: str, gpu: str, precision: Precision, limits: Limits) -> None:
-    """Whatever passes the rules holds a whole prompt with answer and drafts, and uses nothing that TensorRT-LLM does not know."""
+    """Whatever passes the rules holds a whole prompt with answer and drafts, and uses nothing that TensorRT-LLM does not know.
+
+    What does not pass is FP8 on Ampere, or too much for a card of 24 GB.
+    """
     try:
         plan = Plan.make(model, gpu, precision, limits)
-    except SetupError:
-        assert precision is Precision.FP8
-        assert gpus.get(gpu).sm < 89
+    except SetupError as error:
+        card = gpus.get(gpu)
+        refusal = "fp8-needs-ada" if precision is Precision.FP8 and card.sm < 89 else "fits-into-memory"
+        assert f"[{refusal}:" in str(error)
+        assert refusal == "fp8-needs-ada" or card.memory_bytes == 24e9
         return
     proposal = plan.proposal
     assert proposal.max_seq_len == limits.max_input + limits.max_output + limits.max_drafts

@@ -105,6 +105,12 @@ def test_an_older_driver_is_a_note() -> None:
     assert "forward compatibility" in detail
 
 
+@pytest.mark.parametrize(("version", "same"), [("10.14.1.48.post1", True), ("10.14.1.480", False), ("10.14.2.post1", False)])
+def test_a_wheel_packed_anew_is_the_same_version(version: str, same: bool) -> None:
+    """NVIDIA published TensorRT 10.14.1.48 twice."""
+    assert found(tensorrt=version)["TensorRT"][0] == same
+
+
 def test_every_tensor_of_a_template_is_read() -> None:
     """Whatever the order, comments, blanks and foreign tensors."""
     tensors = declared(template())

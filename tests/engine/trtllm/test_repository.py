@@ -117,7 +117,7 @@ def test_every_parameter_is_nvidias_and_as_recommended(plan: Plan) -> None:
         "kv_cache_free_gpu_mem_fraction": "0.9",
         "enable_kv_cache_reuse": "true",
         "kv_cache_host_memory_bytes": "2147483648",
-        "enable_chunked_context": "true",
+        "enable_chunked_context": "false",
         "exclude_input_in_output": "true",
         "cancellation_check_period_ms": "5",
         "stats_check_period_ms": "500",

@@ -58,8 +58,8 @@ SERVING: Mapping[str, str] = {
     "enable_kv_cache_reuse": "true",
     # A second level of the prefix cache in pinned host memory (docs/adr/0010), 2 GiB.
     "kv_cache_host_memory_bytes": str(2 << 30),
-    # A long prompt then shares its steps with others' decoding.
-    "enable_chunked_context": "true",
+    # A prompt fits into a step, which it shares with others' decoding in any case; chunks would cost drafts (rules.py).
+    "enable_chunked_context": "false",
     "exclude_input_in_output": "true",
     # The backend's default of 100 would let a cancelled request compute for half of the latency objective.
     "cancellation_check_period_ms": "5",

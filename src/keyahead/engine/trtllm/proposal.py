@@ -109,13 +109,18 @@ class Proposal:
 
     @property
     def memory(self) -> roofline.Memory:
-        """What it will need on the GPU."""
+        """What it will need on the GPU.
+
+        Beside its logits, an engine for others' drafts has the draft's logits and both distributions, all of one shape (TensorRT-LLM
+        cpp/tensorrt_llm/runtime/decoderState.cpp, reshapeSpeculativeDecodingBuffers).
+        """
+        tables = 4 if self.drafts and self.runtime is Runtime.TENSORRT else 1
         return roofline.memory(
             self.network,
             self.gpu,
             self.precision,
             step_tokens=self.number("max_num_tokens"),
-            logit_rows=self.number("max_batch_size") * (self.drafts + 1),
+            logit_rows=tables * self.number("max_batch_size") * (self.drafts + 1),
             kv_fraction=float(self.serving["kv_cache_free_gpu_mem_fraction"]),
             lora_fraction=float(self.serving["lora_cache_gpu_memory_fraction"]) if self.has_adapters else 0.0,
         )

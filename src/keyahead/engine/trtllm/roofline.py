@@ -66,7 +66,7 @@ class Memory:
 
     weights: float
     activations: float
-    """A rough estimate: the widest layer's tensors for every token of a step, and FP32 logits for every sampled row."""
+    """A rough estimate: the widest layer's tensors for every token of a step, and FP32 rows as wide as the vocabulary for sampling."""
     kv_per_token: int
     kv_pool: float
     """What is left for the KV cache."""
@@ -121,7 +121,7 @@ def memory(
         gpu: the card.
         precision: of the weights.
         step_tokens: the engine's `max_num_tokens`.
-        logit_rows: tokens sampled in one step, at most.
+        logit_rows: rows as wide as the vocabulary: one for each token sampled in a step, and more with drafts.
         kv_fraction: `kv_cache_free_gpu_mem_fraction`.
         lora_fraction: `lora_cache_gpu_memory_fraction`, which is taken first (TensorRT-LLM's trtGptModelInflightBatching.cpp).
 

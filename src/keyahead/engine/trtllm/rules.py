@@ -37,6 +37,8 @@ def known_options(proposal: Proposal) -> Verdict:
         return Refusal(f"--{min(aliases)} is another name of --{flags.ALIASES[min(aliases)]}: give the latter")
     if places := {"checkpoint_dir", "output_dir"} & proposal.build.keys():
         return Refusal(f"--{min(places)} is the build's own to choose: leave it out, and use --work")
+    if "build_config" in proposal.build:
+        return Refusal("--build_config makes trtllm-build ignore the options that rules have judged: give each option by itself")
     if unknown := proposal.build.keys() - flags.OPTIONS:
         return Refusal(f"trtllm-build has no option --{min(unknown)}: leave it out or mend its name")
     return None
@@ -213,10 +215,10 @@ def sequence_holds_prompt_and_answer(proposal: Proposal) -> Verdict:
 
 @rule(_BUILD)
 def only_what_suits_qwen(proposal: Proposal) -> Verdict:
-    """The command asserts the first two; the third has kernels for Hopper's FP8 only."""
-    for option, model in {"streamingllm": "Llama", "pp_reduce_scatter": "Mixtral"}.items():
+    """The command asserts that the first two are off; the third has kernels for Hopper's FP8 only."""
+    for option, fate in {"streamingllm": "not supported any more", "pp_reduce_scatter": "for Mixtral only"}.items():
         if proposal.build.get(option, "disable") != "disable":
-            return Refusal(f"--{option} is for {model} only: leave it out")
+            return Refusal(f"--{option} is {fate}: leave it out")
     if proposal.build.get("gemm_swiglu_plugin", "disable") == "disable":
         return None
     if proposal.precision is Precision.FP8 and proposal.gpu.sm == _HOPPER_SM:

@@ -8,6 +8,7 @@ from keyahead.engine.trtllm.verdicts import Refusal, Verdict, rule
 
 _CONFIG = "TensorRT-LLM triton_backend inflight_batcher_llm/tensorrt_llm/config.pbtxt"
 _BACKEND = "TensorRT-LLM triton_backend/inflight_batcher_llm/src/model_instance_state.cc"
+_MODEL = "TensorRT-LLM cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp"
 _MAX_CANCEL_PERIOD_MS = 10
 
 
@@ -41,12 +42,13 @@ def gives_only_new_tokens(proposal: Proposal) -> Verdict:
     return Refusal("exclude_input_in_output must be true, or answers would begin with the prompt: leave it out")
 
 
-@rule("TensorRT-LLM docs: KV cache reuse")
+@rule(_MODEL)
 def reuses_kv(proposal: Proposal) -> Verdict:
-    """It is the backend's default, too."""
-    if proposal.serving.get("enable_kv_cache_reuse") == "true":
-        return None
-    return Refusal("enable_kv_cache_reuse must be true, or every key reads the whole prompt anew: leave it out")
+    """Both are the backend's default, and with drafts, or with paged-context FMHA, it does not start without them."""
+    for key in ("enable_kv_cache_reuse", "kv_cache_onboard_blocks"):
+        if proposal.serving.get(key, "true") != "true":
+            return Refusal(f"{key} must be true, or every key reads the whole prompt anew: leave it out")
+    return None
 
 
 @rule(_BACKEND)
@@ -76,7 +78,15 @@ def drafts_choose_the_decoder(proposal: Proposal) -> Verdict:
     return Refusal("decoding_mode does not go with external drafts: leave it out")
 
 
-@rule(_CONFIG)
+@rule("TensorRT-LLM cpp/tensorrt_llm/batch_manager/microBatchScheduler.cpp: fitDraftTokens")
+def chunks_cost_drafts(proposal: Proposal) -> Verdict:
+    """Whenever the prompts at hand exceed a step, drafts lose what would begin another block, down to none."""
+    if not proposal.drafts or proposal.serving.get("enable_chunked_context", "false") == "false":
+        return None
+    return Refusal("enable_chunked_context makes a busy engine discard drafts that go beyond the prompt's last block: leave it out")
+
+
+@rule(_MODEL)
 def chunks_need_paged_context(proposal: Proposal) -> Verdict:
     """A chunk attends to KV that lies in pages already."""
     if proposal.serving.get("enable_chunked_context") != "true" or proposal.build.get("use_paged_context_fmha") == "enable":
@@ -106,6 +116,7 @@ SERVING_RULES = (
     cancels_soon,
     leaves_memory,
     drafts_choose_the_decoder,
+    chunks_cost_drafts,
     chunks_need_paged_context,
 )
 MEMORY_RULES = (fits_into_memory,)
