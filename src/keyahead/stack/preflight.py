@@ -71,14 +71,17 @@ def preflight(plan: Plan, work: Path, port: int, progress: Progress, tests: Path
 def check(folder: Path, progress: Progress) -> Report:
     """The part of a preflight that needs no container, for a folder of `job.prepare`, before and after its script has run.
 
-    Raises SetupError if the GPU, a version or the checkpoint is another. The last check leaves the file that Triton waits for.
+    Raises SetupError if the GPU, a version or the checkpoint is another. A check that passes when all is built leaves the file that Triton
+    waits for; any other takes it away.
     """
+    (folder / job.WHOLE).unlink(missing_ok=True)
     plan, source = job.read_plan(folder)
     facts = job.inspect(plan, source, folder, progress)
-    findings = [*compare(plan, facts), Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False)]
+    findings = [*compare(plan, facts), _same_repository(plan, folder)]
+    findings.append(Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False))
     if job.is_built(folder):
         job.finish(plan, source, folder, progress)
-        findings += [_same_files(plan, build.read_manifest(folder)["engine"], folder, progress), _same_repository(plan, folder)]
+        findings.append(_same_files(plan, build.read_manifest(folder)["engine"], folder, progress))
     report = _written(Report(plan, facts, tuple(findings)), folder)
     if report.passed and job.is_built(folder):
         (folder / job.WHOLE).touch()
@@ -135,9 +138,9 @@ def _same_files(plan: Plan, recorded: object, folder: Path, progress: Progress) 
 
 
 def _same_repository(plan: Plan, folder: Path) -> Finding:
-    right = job.has_repository(plan, folder)
-    detail = "its files are those of the plan" if right else "its files are not those of the plan: prepare it anew"
-    return Finding("repository", right, detail)
+    wrong = job.repository_differences(plan, folder)
+    detail = f"not the plan's: {'; '.join(wrong)}: prepare it anew" if wrong else "its files are those of the plan"
+    return Finding("repository", not wrong, detail)
 
 
 def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Finding]:

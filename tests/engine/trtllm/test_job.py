@@ -141,6 +141,16 @@ def test_an_engine_of_another_version_is_refused(release: Path) -> None:
         checked(release)
 
 
+def test_an_engine_of_another_plan_is_refused(release: Path, tmp_path: Path) -> None:
+    """What is built is kept, so an engine for 8 drafts would be served as one for 24."""
+    probed(release)
+    build(release)
+    checked(release)
+    job.prepare(Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_drafts=8)), tmp_path / "checkpoint", release, None)
+    with pytest.raises(SetupError, match=r"was begun for qwen2\.5-coder-1\.5b-l4-fp8-\w{8}, and the plan is"):
+        checked(release)
+
+
 def test_a_changed_engine_does_not_pass(release: Path) -> None:
     """Its files are held to the manifest each time."""
     probed(release)
@@ -150,13 +160,30 @@ def test_a_changed_engine_does_not_pass(release: Path) -> None:
     assert [each.what for each in checked(release).findings if each.fatal and not each.ok] == ["engine"]
 
 
-def test_a_wrong_type_in_the_repository_does_not_pass(release: Path) -> None:
-    """Triton would believe it; the backend would read other bytes than were meant."""
+@pytest.mark.parametrize("is_built", [False, True])
+def test_a_wrong_type_in_the_repository_does_not_pass(release: Path, is_built: bool) -> None:
+    """Triton would believe it; the backend would read other bytes than were meant. The report names the tensor, before a build or after."""
+    probed(release)
+    if is_built:
+        build(release)
+        checked(release)
+        assert (release / job.WHOLE).exists()
+    config = release / "repository" / "tensorrt_llm" / "config.pbtxt"
+    config.write_text(config.read_text().replace("TYPE_UINT64", "TYPE_INT64", 1))
+    [wrong] = [each for each in checked(release).findings if each.fatal and not each.ok]
+    assert wrong.what == "repository"
+    assert "tensorrt_llm/config.pbtxt; seed: type UINT64 is INT64 there: prepare it anew" in wrong.detail
+    assert not (release / job.WHOLE).exists()
+
+
+def test_an_engine_that_was_whole_is_no_longer_on_another_gpu(release: Path) -> None:
+    """Triton does not go by the word of an earlier check."""
     probed(release)
     build(release)
-    config = release / "repository" / "tensorrt_llm" / "config.pbtxt"
-    config.write_text(config.read_text().replace("TYPE_UINT64", "TYPE_INT64"))
-    assert [each.what for each in checked(release).findings if each.fatal and not each.ok] == ["repository"]
+    checked(release)
+    probed(release, "a10", "NVIDIA A10")
+    with pytest.raises(SetupError):
+        checked(release)
     assert not (release / job.WHOLE).exists()
 
 

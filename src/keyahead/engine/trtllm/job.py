@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keyahead.engine import tokenizer
+from keyahead.engine.contract import MODEL_NAME
 from keyahead.engine.store import Progress, SetupError, atomic_file, atomic_folder
 from keyahead.engine.trtllm import build, calibration
 from keyahead.engine.trtllm.facts import PROBE, Facts
 from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import CALIBRATION_DIR, CHECKPOINT_DIR, ENGINE_DIR, MODEL_DIR, Plan
 from keyahead.engine.trtllm.precision import KvCache, Precision
+from keyahead.engine.trtllm.preflight import problems
 from keyahead.engine.trtllm.proposal import Limits, Runtime
 from keyahead.engine.trtllm.repository import write_repository
 
@@ -99,11 +101,14 @@ def inspect(plan: Plan, source: Path, folder: Path, progress: Progress) -> Facts
     return facts
 
 
-def has_repository(plan: Plan, folder: Path) -> bool:
-    """Whether Triton's repository is, byte for byte, the plan's, so that no type or parameter was changed by hand."""
+def repository_differences(plan: Plan, folder: Path) -> list[str]:
+    """Where Triton's repository is not, byte for byte, the plan's: files, and tensors that were changed by hand, one clause each."""
     with tempfile.TemporaryDirectory() as scratch:
-        expected = write_repository(Path(scratch) / "repository", plan, str(folder / plan.served))
-        return _contents(expected) == _contents(folder / "repository")
+        expected = _contents(write_repository(Path(scratch) / "repository", plan, str(folder / plan.served)))
+    found = _contents(folder / "repository")
+    files = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    config = found.get(f"{MODEL_NAME}/config.pbtxt", b"").decode(errors="replace")
+    return [*files, *(problem for kind in ("input", "output") for problem in problems(config, kind))]
 
 
 def is_built(folder: Path) -> bool:

@@ -49,6 +49,13 @@ def declared(config: str) -> dict[tuple[str, str], Tensor]:
     return {(kind, each.name): each for kind, part in (("input", text[:end]), ("output", text[end:])) for each in _tensors(part)}
 
 
+def problems(config: str, kind: str) -> list[str]:
+    """Where the tensors of a config.pbtxt are not the contract's, one clause each; of kind `input` or `output`."""
+    theirs = declared(config)
+    tensors = INPUTS if kind == "input" else OUTPUTS
+    return [problem for tensor in tensors if (problem := _problem(tensor, theirs.get((kind, tensor.name))))]
+
+
 def _tensors(text: str) -> Iterator[Tensor]:
     for match in _DECLARED.finditer(text):
         dims = tuple(int(number) for number in match["dims"].replace(",", " ").split())
@@ -88,13 +95,12 @@ def _options(program: str, command: Iterable[str], text: str) -> Finding:
 
 
 def _config(plan: Plan, config: str) -> Iterator[Finding]:
-    theirs = declared(config)
-    if not theirs:
+    if not declared(config):
         yield Finding("config.pbtxt", False, "the container has none, or one that cannot be read")
         return
     for kind, tensors in (("input", INPUTS), ("output", OUTPUTS)):
-        problems = [problem for tensor in tensors if (problem := _problem(tensor, theirs.get((kind, tensor.name))))]
-        yield Finding(f"{kind}s", not problems, "; ".join(problems) or f"all {len(tensors)} are the container's own")
+        found = problems(config, kind)
+        yield Finding(f"{kind}s", not found, "; ".join(found) or f"all {len(tensors)} are the container's own")
     unknown = plan.proposal.serving.keys() - set(_PARAMETER.findall(config))
     yield Finding(
         "parameters", not unknown, f"it knows no {', '.join(sorted(unknown))}" if unknown else "it knows every parameter of the plan"
