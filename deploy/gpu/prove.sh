@@ -7,8 +7,8 @@
 #   RUNTIME     tensorrt, llm-api                                    tensorrt
 #   PRECISION   fp8, int8-sq, int4-awq, bf16, fp16                   fp8 where the GPU has it, else int8-sq, or int4-awq for llm-api
 #   GPU         l4, a10, a100, h100                                  by what nvidia-smi says
-#   CHECKPOINT  a folder with the Hugging Face checkpoint            downloaded to $WORK/checkpoint
-#   REVISION    the commit of the model's repository to download     needed unless CHECKPOINT is there
+#   CHECKPOINT  a folder with the Hugging Face checkpoint            downloaded to $WORK/MODEL-REVISION
+#   REVISION    the commit of the model's repository to download     needed without CHECKPOINT
 #   WORK        where everything goes                                ./keyahead-proof
 #   SOURCE      a checkout of keyahead                               the one that this script lies in, else cloned
 #   REPOSITORY  where to clone it from, REF which branch or tag      needed only without a checkout; main
@@ -44,7 +44,7 @@ pids=''
 
 # Interrupt what was started, last first, and wait for it; whoever stays is killed.
 stop_all() {
-    trap - EXIT INT TERM
+    trap - EXIT HUP INT TERM
     for pid in $pids; do
         kill -INT "$pid" 2>/dev/null || continue
         left=$((5 * STOP_S))
@@ -56,6 +56,7 @@ stop_all() {
     done
 }
 trap stop_all EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -83,16 +84,31 @@ until_ready() {
     done
 }
 
+# require_room GIGABYTES FOLDER WHAT: on the folder's disk.
+require_room() {
+    free=$(df -Pk "$2" | awk 'NR == 2 { print int($4 * 1024 / 1e9) }')
+    [ "$free" -ge "$1" ] || fail "$3 needs about $1 GB of disk, and $2 has $free GB free: free some space, or move it to a larger disk"
+}
+
+# The digest under which the image was pulled, if it was.
+pulled() {
+    docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$IMAGE" 2>/dev/null | sed -n "s|^${IMAGE%:*}@||p" | head -n 1
+}
+
+# in_container COMMAND...: on the GPU.
+in_container() { docker run --rm --gpus device=0 "$IMAGE@$digest" "$@"; }
+
 shows() { curl --silent --show-error --fail --max-time 5 "$1" 2>/dev/null | grep -q "$2"; }
 triton_is_ready() { shows "http://127.0.0.1:$((TRITON_PORT + 1))/metrics" '^nv_' && grep -q 'serves' "$WORK/triton.log"; }
 service_is_ready() { shows "http://127.0.0.1:$METRICS_PORT/metrics" '^keyahead_engine_up 1'; }
 
 say 'This host'
-for tool in docker nvidia-smi curl git make; do
+for tool in docker nvidia-smi curl git make python3; do
     command -v "$tool" >/dev/null || fail "$tool is missing: install it (docker with the NVIDIA Container Toolkit), and run this again"
 done
 docker version >/dev/null 2>&1 || fail 'docker does not answer: start it, and let your user run it'
-product=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+product=$(nvidia-smi --query-gpu=name --format=csv,noheader) || fail 'nvidia-smi finds no GPU: install its driver, and reboot'
+product=$(printf '%s\n' "$product" | head -n 1)
 case ${GPU:-$product} in
     l4 | 'NVIDIA L4') GPU=l4 ;;
     a10 | 'NVIDIA A10') GPU=a10 ;;
@@ -105,6 +121,11 @@ case $GPU in
     *) [ "$RUNTIME" = llm-api ] && PRECISION=${PRECISION:-int4-awq} || PRECISION=${PRECISION:-int8-sq} ;;
 esac
 printf '%s: %s in %s on %s, %s\n' "$product" "$MODEL" "$PRECISION" "$GPU" "$RUNTIME" >&2
+# Another server on a port would be taken for ours, and measured.
+for port in "$TRITON_PORT" "$((TRITON_PORT + 1))" "$GRPC_PORT" "$METRICS_PORT"; do
+    python3 -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1]))).close()' "$port" 2>/dev/null ||
+        fail "port $port is taken: stop what listens there, or set TRITON_PORT, GRPC_PORT or METRICS_PORT"
+done
 
 say 'keyahead'
 here=$(cd "$(dirname "$0")" && pwd)
@@ -117,7 +138,8 @@ if [ -z "${SOURCE:-}" ]; then
         [ -n "${REPOSITORY:-}" ] || fail 'there is no checkout of keyahead here: set SOURCE to one, or REPOSITORY to clone it from'
         # Into another name first: an interrupted clone is no checkout.
         rm -rf "$SOURCE.part"
-        git clone --depth 1 --branch "${REF:-main}" "$REPOSITORY" "$SOURCE.part"
+        git clone --depth 1 --branch "${REF:-main}" "$REPOSITORY" "$SOURCE.part" ||
+            fail "$REPOSITORY cannot be cloned: check the network, its name and REF, and run this again"
         mv "$SOURCE.part" "$SOURCE"
     fi
 fi
@@ -126,20 +148,33 @@ PATH=$SOURCE/.venv/bin:$PATH
 export PATH
 
 say 'The container'
-docker pull "$IMAGE"
-reference=$(docker image inspect --format '{{index .RepoDigests 0}}' "$IMAGE")
-digest=${reference#*@}
-docker run --rm --gpus device=0 "$IMAGE@$digest" nvidia-smi >"$WORK/nvidia-smi.txt" ||
-    fail 'docker gives a container no GPU: install the NVIDIA Container Toolkit and restart docker'
+# What is there is not pulled again: a tag that came to mean another image would mean another engine.
+digest=$(pulled)
+if [ -z "$digest" ]; then
+    root=$(docker info --format '{{.DockerRootDir}}')
+    # 14 GB compressed, as NGC says; unpacked, about twice as much.
+    [ ! -d "$root" ] || require_room 45 "$root" 'the image'
+    docker pull "$IMAGE" || fail "$IMAGE cannot be pulled: check that this host reaches nvcr.io, and run this again to go on from here"
+    digest=$(pulled)
+fi
+[ -n "$digest" ] || fail "$IMAGE has no digest of its registry, as one that was loaded from a file: remove it, and run this again"
+in_container nvidia-smi >"$WORK/nvidia-smi.txt" ||
+    fail 'docker gives a container no GPU, for the reason above: install the NVIDIA Container Toolkit and restart docker'
+in_container python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL("libcuda.so.1").cuInit(0) != 0)' >"$WORK/cuda.txt" ||
+    fail 'CUDA does not start in the container: install driver 590, or one that CUDA 13 is forward-compatible with'
 
 say 'The checkpoint'
 if [ -z "${CHECKPOINT:-}" ]; then
-    CHECKPOINT=$WORK/checkpoint
+    [ -n "${REVISION:-}" ] || fail "set REVISION to the commit of the model's repository that you trust, or CHECKPOINT to a folder"
+    CHECKPOINT=$WORK/$MODEL-$REVISION
     if [ ! -f "$CHECKPOINT.whole" ]; then
-        [ -n "${REVISION:-}" ] || fail "set REVISION to the commit of the model's repository that you trust, or CHECKPOINT to a folder"
         size=${MODEL#qwen2.5-coder-}
+        # Three times the weights in 16 bits: as downloaded, converted, and in the engine.
+        case $size in 0.5b) need=3 ;; 1.5b) need=10 ;; 3b) need=19 ;; *) need=46 ;; esac
+        require_room "$need" "$WORK" "$MODEL"
         repository=Qwen/Qwen2.5-Coder-$(printf '%s' "$size" | tr 'b' 'B')
-        hf download "$repository" --revision "$REVISION" --local-dir "$CHECKPOINT"
+        hf download "$repository" --revision "$REVISION" --local-dir "$CHECKPOINT" ||
+            fail "$repository cannot be downloaded: check the network and REVISION, and run this again to go on from here"
         # hf keeps its own notes there, which are no part of the model.
         rm -rf "$CHECKPOINT/.cache"
         : >"$CHECKPOINT.whole"

@@ -22,6 +22,7 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 FAKE = """#!{python}
 import json, os, pathlib, sys, time
 name, words = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
+PULLED, SERVES = (pathlib.Path(sys.argv[0]).with_name(each) for each in ("pulled", "serves"))
 with open(os.environ["FAKE_LOG"], "a") as log:
     log.write(json.dumps([name, *words]) + "\\n")
 step = " ".join([name, *words[:2]])
@@ -30,7 +31,19 @@ if os.environ.get("FAKE_FAIL") and step.startswith(os.environ["FAKE_FAIL"]):
 if name == "nvidia-smi":
     print(os.environ["FAKE_GPU"])
 elif step == "docker image inspect":
-    print("nvcr.io/nvidia/tritonserver@{digest}")
+    # Of the mirror it was pulled from, too, and of nothing before it was pulled.
+    if PULLED.exists():
+        print("mirror.example.org/tritonserver@sha256:0\\nnvcr.io/nvidia/tritonserver@{digest}\\n")
+    sys.exit(not PULLED.exists())
+elif step.startswith("docker pull"):
+    PULLED.touch()
+elif step.startswith("docker info"):
+    print(os.environ.get("FAKE_DOCKER_ROOT", "/"))
+elif name == "df":
+    print("Filesystem 1024-blocks Used Available Capacity Mounted on")
+    print("/dev/sda 1 1", int(int(os.environ.get("FAKE_FREE_GB", "100")) * 1e9 / 1024), "50% /")
+elif name == "docker" and "libcuda" in words[-1]:
+    sys.exit("FAKE_NO_CUDA" in os.environ)
 elif name == "git":
     (pathlib.Path(words[-1]) / ".git").mkdir(parents=True)
 elif name == "hf":
@@ -38,31 +51,41 @@ elif name == "hf":
     (folder / ".cache").mkdir(parents=True)
     (folder / "config.json").write_text("{{}}")
 elif name == "curl":
-    print("nv_gpu_utilization 0.5" if "8802" in words[-1] else "keyahead_engine_up 1.0")
+    print("nv_gpu_utilization 0.5" if "8802" in words[-1] else "keyahead_engine_up", int(SERVES.exists()))
 elif step.startswith("keyahead engine serve") or step.startswith("keyahead serve"):
-    if "engine" in step:
-        print("Triton serves it. Ctrl-C stops it.")
-        print(json.dumps({{"address": "127.0.0.1:8801", "tokenizer": "/some/engine/tokenizer", "max_drafts": 24}}), flush=True)
-    else:
-        with open(os.environ["FAKE_LOG"], "a") as log:
-            log.write(json.dumps(["told", "KEYAHEAD_MAX_DRAFTS=" + os.environ["KEYAHEAD_MAX_DRAFTS"]]) + "\\n")
-    try:
+    try:  # Ready is who can be stopped.
+        if "engine" in step:
+            print("Triton serves it. Ctrl-C stops it.")
+            print(json.dumps({{"address": "127.0.0.1:8801", "tokenizer": "/some/engine/tokenizer", "max_drafts": 24}}), flush=True)
+        else:
+            with open(os.environ["FAKE_LOG"], "a") as log:
+                log.write(json.dumps(["told", "KEYAHEAD_MAX_DRAFTS=" + os.environ["KEYAHEAD_MAX_DRAFTS"]]) + "\\n")
+            SERVES.touch()
         time.sleep(60)
     except KeyboardInterrupt:
+        SERVES.unlink(missing_ok=True)
         with open(os.environ["FAKE_LOG"], "a") as log:
             log.write(json.dumps(["stopped", step]) + "\\n")
 """
+INSPECT = f"docker image inspect --format {{{{range .RepoDigests}}}}{{{{println .}}}}{{{{end}}}} {IMAGE}"
+PORTS = 'python3 -c import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1]))).close()'
 EXPECTED = [
     "docker version",
     "nvidia-smi --query-gpu=name --format=csv,noheader",
+    *(f"{PORTS} {port}" for port in (8801, 8802, 50551, 9464)),
     "git clone --depth 1 --branch main https://example.org/keyahead.git WORK/source.part",
     "make -C WORK/source venv",
+    INSPECT,
+    "docker info --format {{.DockerRootDir}}",
+    "df -Pk /",
     f"docker pull {IMAGE}",
-    f"docker image inspect --format {{{{index .RepoDigests 0}}}} {IMAGE}",
+    INSPECT,
     f"docker run --rm --gpus device=0 {IMAGE}@{DIGEST} nvidia-smi",
-    "hf download Qwen/Qwen2.5-Coder-1.5B --revision abc123 --local-dir WORK/checkpoint",
+    f'docker run --rm --gpus device=0 {IMAGE}@{DIGEST} python3 -c import ctypes, sys; sys.exit(ctypes.CDLL("libcuda.so.1").cuInit(0) != 0)',
+    "df -Pk WORK",
+    "hf download Qwen/Qwen2.5-Coder-1.5B --revision abc123 --local-dir WORK/qwen2.5-coder-1.5b-abc123",
     "keyahead engine plan OPTIONS --json",
-    "keyahead engine build OPTIONS --checkpoint WORK/checkpoint",
+    "keyahead engine build OPTIONS --checkpoint WORK/qwen2.5-coder-1.5b-abc123",
     "keyahead engine preflight OPTIONS --port 8801",
     "keyahead engine serve OPTIONS --port 8801 --json",
     "curl --silent --show-error --fail --max-time 5 http://127.0.0.1:8802/metrics",
@@ -85,7 +108,7 @@ class Host:
     def __init__(self, folder: Path) -> None:
         self.work, self._log, bin_ = folder / "work", folder / "log", folder / "bin"
         bin_.mkdir()
-        for name in ("docker", "nvidia-smi", "git", "curl", "make", "hf", "keyahead"):
+        for name in ("docker", "nvidia-smi", "git", "curl", "make", "python3", "df", "hf", "keyahead"):
             (bin_ / name).write_text(FAKE.format(python=sys.executable, digest=DIGEST))
             (bin_ / name).chmod(0o755)
         self.bin, self.script = bin_, folder / "prove.sh"
@@ -127,14 +150,21 @@ def test_from_nothing_to_a_report(host: Host) -> None:
     asked = [line for line in host.asked if not line.startswith("curl")]
     assert asked == [line for line in EXPECTED if not line.startswith("curl")]
     assert {line for line in host.asked if line.startswith("curl")} == {line for line in EXPECTED if line.startswith("curl")}
-    assert not (host.work / "checkpoint" / ".cache").exists()
+    assert not (host.work / "qwen2.5-coder-1.5b-abc123" / ".cache").exists()
 
 
 def test_a_second_run_repeats_nothing_that_is_there(host: Host) -> None:
-    """Neither clone nor download; building and the rest look for themselves."""
+    """Neither clone, pull nor download, so that no network is needed; building and the rest look for themselves."""
     host.prove()
-    assert host.prove().returncode == 0
-    assert [line.split()[0] for line in host.asked if line.startswith(("git", "hf"))] == []
+    assert host.prove(FAKE_FREE_GB="0").returncode == 0
+    assert [line for line in host.asked if line.startswith(("git", "docker pull", "hf"))] == []
+
+
+def test_another_revision_is_another_checkpoint(host: Host) -> None:
+    """What was downloaded before does not pass for it."""
+    host.prove()
+    assert host.prove(REVISION="def456").returncode == 0
+    assert [line.split()[-1] for line in host.asked if line.startswith("hf")] == ["WORK/qwen2.5-coder-1.5b-def456"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +174,7 @@ def test_a_second_run_repeats_nothing_that_is_there(host: Host) -> None:
         "git",
         "make",
         "docker pull",
-        "docker run",
+        "docker run --rm",
         "hf",
         "keyahead engine plan",
         "keyahead engine build",
@@ -205,6 +235,15 @@ def test_the_llm_api_can_be_proved_as_well(host: Host, product: str, options: st
         ({"FAKE_GPU": "NVIDIA A10G"}, "no plan for the GPU 'NVIDIA A10G'"),
         ({"REPOSITORY": ""}, "set SOURCE to one, or REPOSITORY"),
         ({"REVISION": ""}, "set REVISION"),
+        ({"FAKE_FAIL": "nvidia-smi"}, "finds no GPU"),
+        ({"FAKE_FAIL": "python3"}, "port 8801 is taken"),
+        ({"FAKE_FAIL": "git"}, "cannot be cloned"),
+        ({"FAKE_FREE_GB": "44"}, "the image needs about 45 GB of disk, and / has 44 GB"),
+        ({"FAKE_FREE_GB": "9", "FAKE_DOCKER_ROOT": "/nowhere"}, "qwen2.5-coder-1.5b needs about 10 GB"),
+        ({"FAKE_FAIL": "docker pull"}, "reaches nvcr.io"),
+        ({"FAKE_FAIL": "docker run"}, "gives a container no GPU"),
+        ({"FAKE_NO_CUDA": "1"}, "install driver 590"),
+        ({"FAKE_FAIL": "hf"}, "check the network and REVISION"),
     ],
 )
 def test_what_is_missing_is_a_sentence(host: Host, settings: dict[str, str], reason: str) -> None:

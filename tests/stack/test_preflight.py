@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,6 +97,24 @@ def test_an_engine_that_moved_to_another_gpu_is_not_served(log: Path, tmp_path: 
     with pytest.raises(SetupError, match="the GPU was NVIDIA L4 and is NVIDIA A10"):
         preflight.require_servable(PLAN, tmp_path / "work" / PLAN.name, SilentProgress())
     assert json.loads(log.read_text())[-2:] == ["/probe.py", "--brief"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_however_serving_ends_the_container_is_stopped(log: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, an orchestrator's signal and a closed terminal: none leaves a container that keeps the GPU."""
+    checked(tmp_path, PASSES)
+    log.write_text("")
+    keyahead = ["env", "--default-signal=HUP,INT,TERM", sys.executable, "-c", "from keyahead.cli.main import app; app()"]
+    options = ["--gpu", "l4", "--precision", "bf16", "--work", str(tmp_path / "work"), "--port", str(free_ports(1)[0]), "--json"]
+    with subprocess.Popen([*keyahead, "engine", "serve", *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert json.loads(process.stdout.readline())["max_drafts"] == 24
+            process.send_signal(number)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert programs(log) == ["python3", "tritonserver", "stop"]
 
 
 @pytest.mark.parametrize("tests", ["def test_x(): assert False", "import pytest\ndef test_x(): pytest.skip('no')", "", "syntax error"])

@@ -6,6 +6,7 @@ import enum
 import json
 import shlex
 import signal
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from keyahead.engine.trtllm.proposal import Limits, Lora, Runtime
 from keyahead.stack import docker, preflight
 
 _LIMITS = Limits()
+_POLL_S = 0.2
 
 
 class Action(enum.StrEnum):
@@ -168,7 +170,15 @@ def _preflight(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bo
         _print_commands(commands, output)
         output.emit({"folder": str(folder), "commands": commands})
         return
+    _end_as_by_ctrl_c()
     _report(preflight.preflight(plan, work, port, RichProgress()), output)
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Otherwise the container would outlive a closed terminal, and keep the GPU."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
 
 
 def _report(report: preflight.Report, output: Output) -> None:
@@ -186,12 +196,14 @@ def _serve(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bool) 
         output.emit({"folder": str(folder), "commands": commands})
         return
     preflight.require_servable(plan, folder, RichProgress())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _end_as_by_ctrl_c()
     try:
         with docker.serving(plan, folder, port) as serving:
             output.console.print(f"Triton serves {plan.name} at {serving.address}. Ctrl-C stops it.")
             output.emit({"address": serving.address, "tokenizer": str(folder / "tokenizer"), "max_drafts": plan.service_drafts})
-            code = serving.process.wait()
+            # A signal that comes just before a wait without end would not be noticed.
+            while (code := serving.process.poll()) is None:
+                time.sleep(_POLL_S)
     except KeyboardInterrupt:
         return
     raise CommandError(f"Triton ended with {code}: {folder / 'triton.log'} says why.")

@@ -154,13 +154,13 @@ def digests(folder: Path, progress: Progress) -> dict[str, str]:
 def begin(plan: Plan, source: Path, folder: Path, origin: Origin, progress: Progress) -> dict[str, Any]:
     """The manifest, written unless it is there. SetupError if it was begun for another plan, GPU or version, or from other weights."""
     if not (folder / MANIFEST).exists():
-        files = digests(source, progress)
-        manifest = {"keyahead": version("keyahead"), "plan": plan.to_json(), "origin": asdict(origin), "source": files, "phases": {}}
-        write_manifest(folder, manifest)
-        return manifest
+        begun = {"keyahead": version("keyahead"), "plan": plan.to_json(), "origin": asdict(origin)}
+        begun |= {"source": digests(source, progress), "phases": {}}
+        write_manifest(folder, begun)
+        return begun
     manifest = read_manifest(folder)
-    if (begun := manifest["plan"]["name"]) != plan.name:
-        raise SetupError(f"{folder} was begun for {begun}, and the plan is {plan.name}: remove it, or use another --work folder.")
+    if (name := manifest["plan"]["name"]) != plan.name:
+        raise SetupError(f"{folder} was begun for {name}, and the plan is {plan.name}: remove it, or use another --work folder.")
     require_origin(manifest, origin, folder)
     if manifest["source"] != digests(source, progress):
         raise SetupError(f"{folder} was begun from other weights than {source}: remove it, or use another --work folder.")
