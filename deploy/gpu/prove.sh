@@ -38,6 +38,7 @@ IMAGE=nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 READY_S=${READY_S:-900}
 STOP_S=60
 
+case $WORK in *:*) fail "the folder $WORK has a colon, which docker takes for an end: set WORK to another" ;; *) ;; esac
 mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd)
 pids=''
@@ -196,7 +197,7 @@ say 'The engine'
 engine build --checkpoint "$CHECKPOINT"
 
 say 'The preflight'
-engine preflight --port "$TRITON_PORT"
+engine preflight --port "$TRITON_PORT" || fail "the engine must not serve: preflight.txt and contract.log in $WORK/engines/* say why"
 
 say 'Triton'
 in_background triton keyahead engine serve --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" \

@@ -233,6 +233,8 @@ def test_the_llm_api_can_be_proved_as_well(host: Host, product: str, options: st
     ("settings", "reason"),
     [
         ({"FAKE_GPU": "NVIDIA A10G"}, "no plan for the GPU 'NVIDIA A10G'"),
+        ({"WORK": "/nowhere/a:b"}, "has a colon"),
+        ({"FAKE_FAIL": "keyahead engine preflight"}, "contract.log in"),
         ({"REPOSITORY": ""}, "set SOURCE to one, or REPOSITORY"),
         ({"REVISION": ""}, "set REVISION"),
         ({"FAKE_FAIL": "nvidia-smi"}, "finds no GPU"),
@@ -247,7 +249,7 @@ def test_the_llm_api_can_be_proved_as_well(host: Host, product: str, options: st
     ],
 )
 def test_what_is_missing_is_a_sentence(host: Host, settings: dict[str, str], reason: str) -> None:
-    """With the cure, before anything is built."""
+    """With the cure, or where it is said."""
     run = host.prove(**settings)
     assert run.returncode == 2
     assert reason in run.stderr
