@@ -35,8 +35,10 @@ def violations(objects: list[Object]) -> list[str]:
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """(name, pod's spec) of every workload."""
     for each in objects:
-        if "template" in each.get("spec", {}):
-            yield f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"]["spec"]
+        spec = each.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            yield f"{each['kind']} {each['metadata']['name']}", spec["template"]["spec"]
 
 
 def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:

@@ -20,6 +20,7 @@ from keyahead.cli.options import DEFAULT_MODEL, ModelOption, TritonMetricsPort, 
 from keyahead.cli.output import CommandError, UsageError
 from keyahead.engine import catalogue, fetch, repository
 from keyahead.engine.cpu import convert
+from keyahead.engine.repository import SETTINGS
 from keyahead.engine.store import RichProgress, atomic_folder
 from keyahead.engine.tether import tethered
 from keyahead.stack import guard, libpython, programs, triton
@@ -46,8 +47,10 @@ def cpu(
     host: Annotated[str, typer.Option(help="Address to listen on (serve).")] = "127.0.0.1",
     port: TritonPort = 8801,
     metrics_port: TritonMetricsPort = 8802,
-    threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: one for each core of the machine (serve).")] = 0,
-    max_lora_rank: Annotated[int, typer.Option(min=0, help="Take LoRA adapters up to this rank; 0: none (serve).")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: one for each core of the machine (serve).")] = SETTINGS["threads"],
+    kv_store_mb: Annotated[int, typer.Option(min=0, help="MB of KV that it keeps in Redis; 0: none (serve).")] = SETTINGS["kv_store_mb"],
+    max_lora_rank: Annotated[int, typer.Option(min=0, help="LoRA adapters up to this rank; 0: none (serve).")] = SETTINGS["max_lora_rank"],
+    lora_cache_mb: Annotated[int, typer.Option(min=1, help="MB of memory for LoRA adapters (serve).")] = SETTINGS["lora_cache_mb"],
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing.")] = False,
 ) -> None:
     """Get Triton, convert a model, or serve it for a service that runs elsewhere."""
@@ -59,13 +62,8 @@ def cpu(
     elif action is Action.CONVERT:
         _convert(catalogue.get(model), folder.absolute(), weights, offline=offline)
     else:
-        _serve(
-            catalogue.get(model),
-            folder.absolute(),
-            triton.Ports(port, metrics_port),
-            host,
-            {"threads": threads, "max_lora_rank": max_lora_rank},
-        )
+        limits = {"threads": threads, "kv_store_mb": kv_store_mb, "max_lora_rank": max_lora_rank, "lora_cache_mb": lora_cache_mb}
+        _serve(catalogue.get(model), folder.absolute(), triton.Ports(port, metrics_port), host, limits)
 
 
 def _convert(model: catalogue.Model, folder: Path, weights: Path | None, *, offline: bool) -> None:
