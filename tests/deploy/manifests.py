@@ -16,7 +16,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = "1.37"
 CUSTOM = {
     "ScaledObject": {"spec": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "advanced", "triggers"}},
-    "PodMonitor": {"spec": {"selector", "podMetricsEndpoints"}},
+    "ServiceMonitor": {"spec": {"selector", "endpoints"}},
     "PrometheusRule": {"spec": {"groups"}},
 }
 """Kinds that Kubernetes has no schema for, and the fields that ours have."""
