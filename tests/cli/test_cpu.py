@@ -23,10 +23,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rehearse_image import stages
 from typer.testing import CliRunner
 
+from keyahead.cli.cpu import _engines
 from keyahead.cli.main import app
 from keyahead.engine.store import SilentProgress
 from keyahead.stack import libpython, triton
 from keyahead.stack.guard import SHARED_MEMORY
+from tests.e2e.conftest import eventually
 
 KEYAHEAD = [sys.executable, "-c", "from keyahead.cli.main import app; app()"]
 MODEL = "smollm2-135m"
@@ -106,7 +108,9 @@ def test_triton_ends_with_its_engine(smol_folder: Path, tmp_path: Path) -> None:
 
 
 def test_triton_passes_the_clusters_contract_tests_and_ends_on_a_signal(smol_folder: Path, tmp_path: Path) -> None:
-    """The engine has the limits of the options, keeps its contract in the eyes of the job's own command, and a signal ends it with 0."""
+    """The engine has the limits of the options, keeps its contract in the eyes of the job's own command, and a signal ends it with 0, and
+    all that it started, although clients hung up on it.
+    """
     with serving(smol_folder, tmp_path, "--kv-store-mb", "7", "--lora-cache-mb", "9") as (process, address):
         (config,) = tmp_path.glob("keyahead-*/repository/*/config.pbtxt")
         assert re.findall(r'key: "(\w+)" value: { string_value: "[79]" }', config.read_text()) == ["kv_store_mb", "lora_cache_mb"]
@@ -114,9 +118,23 @@ def test_triton_passes_the_clusters_contract_tests_and_ends_on_a_signal(smol_fol
         assert report.returncode == 0, report.stdout
         assert re.search(r"\b\d\d passed", report.stdout)
         shutil.rmtree(tmp_path / "image")
+        started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+        assert eventually(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in started), 10)
     assert not [path for path in tmp_path.iterdir() if path.name != "log"]
+
+
+def test_a_shell_that_triton_starts_is_not_taken_for_the_engine() -> None:
+    """It comes and goes while Triton looks for its stub; its end is not the engine's."""
+    with subprocess.Popen(["sh", "-c", "echo started; sleep 60 & wait"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        server.stdout.readline()
+        assert eventually(lambda: bool(psutil.Process(server.pid).children()), 10)
+        assert _engines(server.pid) == []
+        for each in (*psutil.Process(server.pid).children(), server):
+            each.kill()
+    assert _engines(server.pid) == []
 
 
 def contract_job(folder: Path, address: str) -> subprocess.CompletedProcess[str]:

@@ -26,6 +26,8 @@ from keyahead.engine.tether import tethered
 from keyahead.stack import guard, libpython, programs, triton
 
 _POLL_S = 0.2
+_STUB = "triton_python"
+"""How the name of the process begins in which Triton runs a Python model. A shell or two come and go before it."""
 
 
 class Action(enum.StrEnum):
@@ -101,7 +103,8 @@ def _serve(model: catalogue.Model, folder: Path, ports: triton.Ports, host: str,
 def _run(command: list[str], environment: dict[str, str]) -> None:
     """Triton until a signal or its own end; its log is this process's. Raises CommandError unless a signal has ended it.
 
-    Triton goes on, and says that it is well, when the process that runs the engine has died. Then it is ended here.
+    Triton goes on, and says that it is well, when the process that runs the engine has died. Then it is ended here. The other way round,
+    that process may stay when Triton has ended, for ever, if a client once hung up: it is ended, too.
     """
     signalled = threading.Event()
     with subprocess.Popen(tethered(*command), env=environment) as server:
@@ -114,11 +117,21 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
             signal.signal(number, stop)
         engines: list[psutil.Process] = []
         while server.poll() is None:
-            engines = engines or psutil.Process(server.pid).children()
+            engines = engines or _engines(server.pid)
             if not signalled.is_set() and any(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in engines):
                 server.kill()
                 raise CommandError("The engine has ended, and Triton with it: the log says why.")
             with suppress(subprocess.TimeoutExpired):
                 server.wait(_POLL_S)
+        for each in engines:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
     if not signalled.is_set():
         raise CommandError(f"Triton ended with {server.returncode}: the log says why.")
+
+
+def _engines(server: int) -> list[psutil.Process]:
+    """The processes that run the engine; none while Triton has not come so far, or when it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return [each for each in psutil.Process(server).children() if each.name().startswith(_STUB)]
+    return []
