@@ -132,8 +132,9 @@ def test_a_shell_that_triton_starts_is_not_taken_for_the_engine() -> None:
         server.stdout.readline()
         assert eventually(lambda: bool(psutil.Process(server.pid).children()), 10)
         assert _engines(server.pid) == []
-        for each in (*psutil.Process(server.pid).children(), server):
+        for each in psutil.Process(server.pid).children():
             each.kill()
+        server.kill()
     assert _engines(server.pid) == []
 
 
