@@ -16,19 +16,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def build_stage(image: str) -> list[tuple[str, str]]:
-    """(instruction, rest) of its first stage, after FROM."""
+def stages(image: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(instruction, rest) of the stage that builds, and of that which is shipped, each after FROM."""
     text = (ROOT / "deploy" / "docker" / f"{image}.Dockerfile").read_text(encoding="utf-8")
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     instructions = [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
     first, second = (index for index, (word, _) in enumerate(instructions) if word == "FROM")
-    return instructions[first + 1 : second]
+    return instructions[first + 1 : second], instructions[second + 1 :]
 
 
 def rehearse(image: str, folder: Path, lock: Path = ROOT / "requirements.lock") -> Path:
     """Follow the build stage; the folder with the image's programs. Raises CalledProcessError if a line fails."""
     place = folder
-    for word, rest in build_stage(image):
+    for word, rest in stages(image)[0]:
         if word == "WORKDIR":
             place = folder / rest.lstrip("/")
             place.mkdir(parents=True)

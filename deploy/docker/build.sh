@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds and pushes an image with its SBOM: deploy/docker/build.sh REGISTRY VERSION IMAGE..., for instance
 #
-#   deploy/docker/build.sh registry.example.com/keyahead 0.1.0 service engine-cpu engine-gpu
+#   deploy/docker/build.sh registry.example.com/keyahead 0.1.0 service engine-cpu engine-gpu contract
 #
 # The bases come from deploy/docker/bases.env, which pin.sh makes. SBOM (SPDX, by BuildKit's scanner) and provenance are attached to the
 # pushed image: docker buildx imagetools inspect IMAGE --format '{{json .SBOM}}'. The digest to deploy by is left in NAME.json (containerimage.digest).

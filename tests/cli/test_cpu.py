@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,16 +18,21 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rehearse_image import stages
 from typer.testing import CliRunner
 
+from keyahead.cli.cpu import _engines
 from keyahead.cli.main import app
 from keyahead.engine.store import SilentProgress
 from keyahead.stack import libpython, triton
 from keyahead.stack.guard import SHARED_MEMORY
+from tests.e2e.conftest import eventually
 
 KEYAHEAD = [sys.executable, "-c", "from keyahead.cli.main import app; app()"]
 MODEL = "smollm2-135m"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_ports() -> list[str]:
@@ -47,12 +55,12 @@ def is_serving(port: str) -> bool:
 
 
 @contextmanager
-def serving(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command, once Triton says that it is ready."""
+def serving(folder: Path, temporary: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, once Triton says that it is ready, and Triton's address."""
     triton.install(SilentProgress(), offline=False)
     libpython.install(SilentProgress(), offline=False)
     ports = free_ports()
-    command = [*KEYAHEAD, "cpu", "serve", "--model", MODEL, "--folder", str(folder), "--threads", "1", *ports]
+    command = [*KEYAHEAD, "cpu", "serve", "--model", MODEL, "--folder", str(folder), "--threads", "1", *options, *ports]
     environment = {name: value for name, value in os.environ.items() if name != "KEYAHEAD_REDIS_URL"} | {"TMPDIR": str(temporary)}
     log = temporary / "log"
     with log.open("w") as output, subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True) as process:
@@ -62,7 +70,7 @@ def serving(folder: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
                 time.sleep(0.1)
-            yield process
+            yield process, f"127.0.0.1:{ports[1]}"
         finally:
             process.kill()
 
@@ -88,18 +96,61 @@ def test_the_folder_holds_the_whole_model(tmp_path: Path, smol_folder: Path) -> 
     assert {path.name for path in (tmp_path / "model").iterdir()} == {path.name for path in smol_folder.iterdir()}
 
 
-def test_triton_ends_with_its_engine_and_on_a_signal(smol_folder: Path, tmp_path: Path) -> None:
-    """A dead engine ends the container, which Triton alone would not; a signal ends it with 0. Nothing is left either time."""
-    with serving(smol_folder, tmp_path) as process:
+def test_triton_ends_with_its_engine(smol_folder: Path, tmp_path: Path) -> None:
+    """A dead engine ends the container, which Triton alone would not, and leaves nothing."""
+    with serving(smol_folder, tmp_path) as (process, _):
         stub = next(each for each in psutil.Process(process.pid).children(recursive=True) if each.name().startswith("triton_python"))
         stub.kill()
         assert process.wait(30) == 1
     assert not list(SHARED_MEMORY.glob(f"keyahead-cpu-{process.pid}*"))
     assert "The engine has ended" in (tmp_path / "log").read_text()
-    with serving(smol_folder, tmp_path) as process:
+    assert not [path for path in tmp_path.iterdir() if path.name != "log"]
+
+
+def test_triton_passes_the_clusters_contract_tests_and_ends_on_a_signal(smol_folder: Path, tmp_path: Path) -> None:
+    """The engine has the limits of the options, keeps its contract in the eyes of the job's own command, and a signal ends it with 0, and
+    all that it started, although clients hung up on it.
+    """
+    with serving(smol_folder, tmp_path, "--kv-store-mb", "7", "--lora-cache-mb", "9") as (process, address):
+        (config,) = tmp_path.glob("keyahead-*/repository/*/config.pbtxt")
+        assert re.findall(r'key: "(\w+)" value: { string_value: "[79]" }', config.read_text()) == ["kv_store_mb", "lora_cache_mb"]
+        report = contract_job(tmp_path / "image", address)
+        assert report.returncode == 0, report.stdout
+        assert re.search(r"\b\d\d passed", report.stdout)
+        shutil.rmtree(tmp_path / "image")
+        started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+        assert eventually(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in started), 10)
     assert not [path for path in tmp_path.iterdir() if path.name != "log"]
+
+
+def test_a_shell_that_triton_starts_is_not_taken_for_the_engine() -> None:
+    """It comes and goes while Triton looks for its stub; its end is not the engine's."""
+    with subprocess.Popen(["sh", "-c", "echo started; sleep 60 & wait"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        server.stdout.readline()
+        assert eventually(lambda: bool(psutil.Process(server.pid).children()), 10)
+        assert _engines(server.pid) == []
+        for each in psutil.Process(server.pid).children():
+            each.kill()
+        server.kill()
+    assert _engines(server.pid) == []
+
+
+def contract_job(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+    """What the container of components/contract does, for this engine: its image's command with its arguments, beside its image's files."""
+    instructions = stages("contract")[1]
+    folder.mkdir()
+    for words in (rest.split() for word, rest in instructions if word == "COPY" and "--from" not in rest):
+        for source in words[:-1]:
+            subprocess.run(["cp", "--recursive", source, folder], cwd=ROOT, check=True)
+    command = json.loads(next(rest for word, rest in instructions if word == "ENTRYPOINT"))
+    job = next(yaml.safe_load_all((ROOT / "deploy/kubernetes/components/contract/contract.yaml").read_text()))
+    given = {"keyahead-triton:8801": address, "$(KEYAHEAD_MODEL_NAME)": MODEL}
+    arguments = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    arguments = [f"{name}={given[value]}" for name, _, value in (each.partition("=") for each in arguments)]
+    return subprocess.run([sys.executable, *command[1:], *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.parametrize("action", ["install", "convert", "serve"])

@@ -28,15 +28,17 @@ WIDEST_REDIS = 24
 
 def violations(objects: list[Object]) -> list[str]:
     """All of them; an installation that may be applied has none."""
-    rules = (_pods, _volumes, _containers, _probes, _drain, _environment, _network, _secrets, _scaling, _disruptions)
+    rules = (_pods, _volumes, _containers, _probes, _drain, _environment, _network, _secrets, _scaling, _disruptions, _monitors)
     return [sentence for rule in rules for sentence in rule(objects)]
 
 
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """(name, pod's spec) of every workload."""
     for each in objects:
-        if "template" in each.get("spec", {}):
-            yield f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"]["spec"]
+        spec = each.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            yield f"{each['kind']} {each['metadata']['name']}", spec["template"]["spec"]
 
 
 def containers(objects: list[Object]) -> Iterator[tuple[str, Object, Object]]:
@@ -133,13 +135,18 @@ def _drain(objects: list[Object]) -> Iterator[str]:
 
 
 def _environment(objects: list[Object]) -> Iterator[str]:
-    """Every variable of ours is a setting, or something that the engine's command reads."""
+    """Every variable of ours is a setting, or something that the engine's command reads; what refers to a variable finds it."""
     settings = {each for each in configuration(objects) if each.startswith(PREFIX)}
     for name, container, _ in containers(objects):
         own = {each["name"] for each in container.get("env", ()) if each["name"].startswith(PREFIX)}
         known = SETTINGS if container["name"] == "service" else OF_THE_ENGINE
         given = own | settings if "envFrom" in container else own
         yield from (f"{name} sets {each}, which is no setting" for each in sorted(given - known))
+        variables = {each["name"] for each in container.get("env", ())} | (
+            configuration(objects).keys() if "envFrom" in container else set()
+        )
+        used = re.findall(r"\$\((\w+)\)", str([container.get(each) for each in ("command", "args", "env")]))
+        yield from (f"{name} refers to {each}, which it does not have" for each in sorted(set(used) - variables))
 
 
 def _secrets(objects: list[Object]) -> Iterator[str]:
@@ -226,3 +233,18 @@ def _disruptions(objects: list[Object]) -> Iterator[str]:
             yield f"{name} may lie on one node"
         if spec["strategy"] != {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}:
             yield f"{name} loses a replica in every release"
+
+
+def _monitors(objects: list[Object]) -> Iterator[str]:
+    """Prometheus finds every Deployment's metrics by its Service, whose ports are the container's."""
+    services = [each for each in objects if each["kind"] == "Service"]
+    monitors = [each["spec"] for each in objects if each["kind"] == "ServiceMonitor"]
+    for each in (each for each in objects if each["kind"] == "Deployment"):
+        name, pod = each["metadata"]["name"], each["spec"]["template"]
+        ports = {port["name"] for container in pod["spec"]["containers"] for port in container["ports"]}
+        own = [service for service in services if service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()]
+        open_ports = {port["name"] for service in own for port in service["spec"]["ports"] if port["targetPort"] in ports}
+        labels = [service["metadata"].get("labels", {}) for service in own]
+        watching = [spec for spec in monitors if any(spec["selector"]["matchLabels"].items() <= found.items() for found in labels)]
+        if not {end["port"] for spec in watching for end in spec["endpoints"]} & open_ports:
+            yield f"{name} is not watched by Prometheus"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from lock_subset import subset
-from rehearse_image import build_stage, rehearse
+from rehearse_image import rehearse, stages
 
 from tests.deploy.policies import OF_THE_ENGINE, SETTINGS
 
@@ -26,6 +26,7 @@ IMPORTED = {
     # What the engine needs but triton_model, which only Triton's stub can import.
     "engine-cpu": "import keyahead.cli.cpu, keyahead.engine.cpu.convert, keyahead.engine.cpu.kv_store, keyahead.engine.cpu.loop, "
     "keyahead.engine.cpu.runner, keyahead.engine.cpu.stats, keyahead.engine.cpu.warmup",
+    "contract": "import sys; sys.path.insert(0, '.'); import tests.conftest, tests.contract.conftest, pytest_asyncio, pytest_timeout",
 }
 NAMES_OF_LOADED = """
 import json, sys
@@ -35,9 +36,11 @@ names = {each.name for each in distributions() if any(str(each.locate_file(file)
 print(json.dumps(sorted(names)))
 """
 OF_NO_NEED = {"attrs", "greenlet", "grpcio-tools", "keyahead"}
+OF_REDIS = {"grpcio-reflection", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"}
 OPTIONAL = {
     "service": OF_NO_NEED,
-    "engine-cpu": {*OF_NO_NEED, "grpcio-reflection", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"},
+    "engine-cpu": {*OF_NO_NEED, *OF_REDIS},
+    "contract": {*OF_NO_NEED, *OF_REDIS, "cryptography"},
 }
 """Ourselves, and what rich, structlog, grpcio and redis import where it is there."""
 FAKE_DOCKER = f"""#!/bin/sh
@@ -75,7 +78,7 @@ def test_an_image_has_a_pinned_base_and_a_user_without_rights(path: Path) -> Non
 @pytest.mark.parametrize("image", IMPORTED)
 def test_the_list_of_packages_is_complete(image: str) -> None:
     """Everything that the image's programs import is in it, by the lock's own notes of who needs whom."""
-    run = subprocess.run([sys.executable, "-c", IMPORTED[image] + NAMES_OF_LOADED], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", IMPORTED[image] + NAMES_OF_LOADED], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {re.sub(r"[-_.]+", "-", name).lower() for name in json.loads(run.stdout.splitlines()[-1])}
     names = {line for line in (DOCKER / f"{image}.txt").read_text().splitlines() if not line.startswith("#")}
     installed = set(re.findall(r"^([A-Za-z0-9._-]+)==", subset(names, (ROOT / "requirements.lock").read_text()), re.MULTILINE))
@@ -106,12 +109,13 @@ def test_the_service_is_built_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(programs.parent.glob("lib/python3.11/site-packages/openvino*"))
 
 
-def test_the_two_images_are_built_alike() -> None:
-    """The engine's takes the same steps with another list, and Triton: scripts/rehearse_image.py builds it, in a minute or two."""
-    service, engine = ([f"{word} {rest}" for word, rest in build_stage(image)] for image in ("service", "engine-cpu"))
-    assert engine[:-1] == [line.replace("service.txt", "engine-cpu.txt") for line in service[:-1]]
-    assert engine[-1].startswith(service[-1])
-    assert engine[-1].endswith("keyahead cpu install")
+@pytest.mark.parametrize("image", ["engine-cpu", "contract"])
+def test_the_images_are_built_alike(image: str) -> None:
+    """By the service's steps, with their own lists. The engine's then gets Triton: scripts/rehearse_image.py builds it, in some minutes."""
+    service, other = ([f"{word} {rest}" for word, rest in stages(each)[0]] for each in ("service", image))
+    assert other[:-1] == [line.replace("service.txt", f"{image}.txt") for line in service[:-1]]
+    assert other[-1].startswith(service[-1])
+    assert other[-1].endswith("keyahead cpu install") is (image == "engine-cpu")
 
 
 @pytest.mark.parametrize("name", ["build.sh", "pin.sh"])
@@ -190,7 +194,8 @@ def test_only_what_the_images_are_made_of_is_sent_to_docker() -> None:
     """Every file that a Dockerfile copies is let through by .dockerignore, and nothing is by default."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in lines if line.startswith("!")}
-    copied = {word for image in IMPORTED for step, rest in build_stage(image) if step == "COPY" for word in rest.split()[:-1]}
-    assert copied <= {*allowed, "deploy/docker/service.txt", "deploy/docker/engine-cpu.txt"}
+    steps = [rest.split()[:-1] for image in IMPORTED for stage in stages(image) for step, rest in stage if step == "COPY"]
+    copied = {word for words in steps for word in words if "--from=build" not in words}
+    assert copied <= {*allowed, *(f"deploy/docker/{image}.txt" for image in IMPORTED)}
     assert "*" in lines
     assert all(os.path.lexists(ROOT / each) or "*" in each for each in allowed)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
 import os
+import re
 import ssl
 import subprocess
 import time
@@ -227,6 +229,19 @@ class Browser:
             response = connection.getresponse()
             return response, response.read()
 
+    def twice(self, token: str) -> list[tuple[str | None, str | None]]:
+        """The statuses that came in place of a message, with their details, of two calls on one connection."""
+        connection = http.client.HTTPSConnection("localhost", self._port, context=self._context, timeout=20)
+        headers = {"origin": self._origin, "content-type": "application/grpc-web+proto", "authorization": f"Bearer {token}"}
+        message, found = asking().SerializeToString(), []
+        with contextlib.closing(connection):
+            for _ in range(2):
+                connection.request("POST", "/keyahead.v1.Autocomplete/Complete", b"\0" + len(message).to_bytes(4, "big") + message, headers)
+                response = connection.getresponse()
+                response.read()
+                found.append((response.getheader("grpc-status"), response.getheader("grpc-status-details-bin")))
+        return found
+
     def complete(self, request: pb.CompleteRequest, token: str, **headers: str) -> tuple[http.client.HTTPResponse, list[tuple[int, bytes]]]:
         """The response, and its frames: 0 is a message, 128 the trailers."""
         message = request.SerializeToString()
@@ -255,6 +270,17 @@ async def test_a_browser_without_a_good_token_is_unauthenticated(place: Site, ed
     assert response.getheader("grpc-status") == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
 
 
+@pytest.mark.parametrize("bucket", ["max_tokens: 200, tokens_per_fill: 10", "max_tokens: 4000, tokens_per_fill: 200"])
+async def test_a_browser_s_flood_gets_resource_exhausted_with_a_retry_hint_too(place: Site, bucket: str) -> None:
+    """By the limit of its connection and by that of its tenant, whatever Envoy makes of HTTP's 429."""
+    change = f"{bucket}, fill_interval: 0.1s", "max_tokens: 1, tokens_per_fill: 1, fill_interval: 600s"
+    with place.edge(change, limited=True) as edge:
+        answered, (status, details) = await asyncio.to_thread(Browser(place, edge).twice, place.authority.jwt())
+    assert answered == (None, None)
+    assert status == str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    assert b"google.rpc.RetryInfo" in base64.b64decode(details or "")
+
+
 @pytest.mark.parametrize(("origin", "allowed"), [(ORIGIN, ORIGIN), ("https://evil.example.com", None)])
 async def test_only_pages_of_the_configured_origin_may_call(place: Site, edge: Edge, origin: str, allowed: str | None) -> None:
     """What a browser asks before the call is answered without a token, and to that origin alone."""
@@ -272,6 +298,15 @@ async def test_the_status_port_shows_two_pages_and_admin_is_on_loopback(edge: Ed
             connection.request(method, path)
             assert connection.getresponse().status == status
     assert edge.admin.startswith("127.0.0.1:")
+
+
+async def test_services_in_a_cluster_speak_plain_grpc(tmp_path: Path) -> None:
+    """Without the cluster's transport_socket Envoy finds them as docs/envoy.md says."""
+    match = re.search(r"^      transport_socket:\n(?: {8}.*\n)+", CONFIG.read_text().partition("  clusters:")[2], re.MULTILINE)
+    assert match
+    with site(tmp_path, 1, environment={"KEYAHEAD_TLS_CERT": "", "KEYAHEAD_TLS_KEY": ""}) as place, place.edge((match[0], "")) as edge:
+        async with place.editor(edge) as editor:
+            assert (await editor.ask())["tenant"] == "acme"
 
 
 async def test_the_editors_protocol_is_grpc_s(place: Site, edge: Edge) -> None:

@@ -114,6 +114,16 @@ async def test_a_new_service_takes_its_share_of_the_sessions_and_moves_hardly_an
     assert 0.15 < len(moved) / len(sessions) < 0.35
 
 
+async def test_a_ring_in_the_place_of_maglev_is_one_line(place: Site) -> None:
+    """Sessions stay, and a hot one spills over, with nothing else changed."""
+    with place.edge(("lb_policy: MAGLEV", "lb_policy: RING_HASH")) as edge:
+        async with place.editor(edge) as editor:
+            first = await homes(editor, SESSIONS)
+            assert await homes(editor, SESSIONS) == first
+            hot = await asyncio.gather(*(editor.ask("hot", asking(1)) for _ in range(30)))
+            assert len({each["replica"] for each in hot}) > 1
+
+
 class Typing:
     """Sessions that ask again and again, each one call at a time; what fails is kept with when it was sent."""
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -19,19 +16,12 @@ from typer.testing import CliRunner
 from keyahead.cli.main import app
 from keyahead.engine.trtllm import job
 from keyahead.service.config import ServiceConfig
+from tests.deploy.manifests import DEPLOY, KUBERNETES, one, pod, render, validate
 from tests.deploy.policies import Object, configuration, containers, violations
 from tests.engine.trtllm.samples import checkpoint
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 OVERLAYS = ("cpu", "l4", "h100")
 LIMITS = {"l4": "qwen2.5-coder-1.5b", "h100": "qwen2.5-coder-7b"}
-KUBERNETES = "1.37"
-CUSTOM = {
-    "ScaledObject": {"spec": {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "advanced", "triggers"}},
-    "PodMonitor": {"spec": {"selector", "podMetricsEndpoints"}},
-    "PrometheusRule": {"spec": {"groups"}},
-}
-"""Kinds that Kubernetes has no schema for, and the fields that ours have."""
 
 
 @pytest.fixture(scope="session")
@@ -52,32 +42,9 @@ def objects(rendered: dict[str, list[Object]], overlay: str) -> list[Object]:
     return copy.deepcopy(rendered[overlay])
 
 
-def render(kubectl: Path, folder: Path) -> list[Object]:
-    """What would be applied; Kustomize must have nothing to complain of."""
-    run = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
-    assert run.returncode == 0, run.stderr
-    assert not run.stderr
-    return list(yaml.safe_load_all(run.stdout))
-
-
-def one(objects: list[Object], kind: str, name: str) -> Any:
-    """The object of this kind and name, whose hash is left out."""
-    return next(each for each in objects if each["kind"] == kind and re.sub(r"-[a-z0-9]{10}$", "", each["metadata"]["name"]) == name)
-
-
-def pod(objects: list[Object], name: str = "keyahead") -> Any:
-    """A Deployment's pod."""
-    return one(objects, "Deployment", name)["spec"]["template"]["spec"]
-
-
 def test_kubernetes_accepts_every_object(objects: list[Object]) -> None:
-    """By the schemas of its API, with no unknown field; of other kinds, all fields are those that we know."""
-    for each in objects:
-        if each["kind"] in CUSTOM:
-            assert each["spec"].keys() == CUSTOM[each["kind"]]["spec"]
-            assert each["apiVersion"] in {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
-        else:
-            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+    """In any overlay."""
+    validate(objects)
 
 
 def test_a_field_that_does_not_exist_is_refused(objects: list[Object]) -> None:
@@ -139,6 +106,9 @@ MISTAKES: dict[str, tuple[Callable[[list[Object]], object], str]] = {
         ),
         "the stage wait",
     ),
+    "no variable": (lambda o: pod(o)["containers"][0].pop("envFrom"), "refers to RELEASE"),
+    "not watched": (lambda o: one(o, "Service", "keyahead")["metadata"].pop("labels"), "not watched"),
+    "no such port": (lambda o: one(o, "ServiceMonitor", "keyahead-triton")["spec"]["endpoints"][0].update(port="http"), "not watched"),
     "alone": (lambda o: one(o, "ScaledObject", "keyahead")["spec"].update(minReplicaCount=1), "may be alone"),
     "budget": (lambda o: o.remove(one(o, "PodDisruptionBudget", "keyahead-triton")), "budget of disruptions"),
     "one node": (lambda o: pod(o).pop("topologySpreadConstraints"), "on one node"),
@@ -208,35 +178,6 @@ def test_the_job_leaves_what_triton_starts_with(rendered: dict[str, list[Object]
     assert '--model-repository="$RELEASE/repository"' in triton
 
 
-@pytest.fixture
-def on_pytorch(kubectl: Path, tmp_path: Path) -> list[Object]:
-    """An overlay on that for L4, as an operator makes one, with the component that chooses the LLM API."""
-    shutil.copytree(DEPLOY, tmp_path / "deploy")
-    (tmp_path / "own").mkdir()
-    own = {
-        "namespace": "keyahead",
-        "resources": ["../deploy/kubernetes/overlays/l4"],
-        "components": ["../deploy/kubernetes/components/llm-api"],
-    }
-    (tmp_path / "own" / "kustomization.yaml").write_text(yaml.safe_dump(own))
-    return render(kubectl, tmp_path / "own")
-
-
-def test_the_llm_api_is_a_component(on_pytorch: list[Object]) -> None:
-    """It breaks no policy, its Job asks for what can be planned, and the service is told to send no drafts."""
-    assert violations(on_pytorch) == []
-    for each in on_pytorch:
-        if each["kind"] not in CUSTOM:
-            kubernetes_validate.validate(each, KUBERNETES, strict=True)
-    settings = configuration(on_pytorch)
-    assert settings["KEYAHEAD_MAX_DRAFTS"] == "0"
-    arguments = one(on_pytorch, "Job", "keyahead-model")["spec"]["template"]["spec"]["initContainers"][0]["args"]
-    chosen = [each.replace("$(KEYAHEAD_MODEL_NAME)", settings["KEYAHEAD_MODEL_NAME"]) for each in arguments if "RELEASE" not in each]
-    plan = CliRunner().invoke(app, ["engine", "plan", "--json", *chosen[2:]])
-    assert plan.exit_code == 0, plan.output
-    assert json.loads(plan.stdout)["service_max_drafts"] == 0
-
-
 @pytest.mark.parametrize("gpu", LIMITS)
 def test_the_job_is_a_build_in_steps(rendered: dict[str, list[Object]], gpu: str) -> None:
     """Each in the image that can do it, and both checks alike; only what the last leaves lets Triton start."""
@@ -253,11 +194,11 @@ def test_the_job_is_a_build_in_steps(rendered: dict[str, list[Object]], gpu: str
     assert steps["build"]["command"][-1].endswith(job.SCRIPT)
 
 
-def test_a_release_can_be_made_before_it_is_used(objects: list[Object]) -> None:
-    """By a label that the Job has, and all that it mounts and reads, and no Deployment."""
+@pytest.mark.parametrize(("component", "kinds"), [("volume", {"PersistentVolumeClaim"}), ("model", {"Job", "ConfigMap"})])
+def test_a_release_can_be_made_before_it_is_used(objects: list[Object], component: str, kinds: set[str]) -> None:
+    """By labels: first the volume, to put weights on, then the Job and all that it reads, and no Deployment."""
     label = "app.kubernetes.io/component"
-    first = {each["kind"] for each in objects if each["metadata"].get("labels", {}).get(label) == "model"}
-    assert first == {"Job", "PersistentVolumeClaim", "ConfigMap"}
+    assert {each["kind"] for each in objects if each["metadata"].get("labels", {}).get(label) == component} == kinds
 
 
 def test_the_rules_and_the_dashboard_are_those_of_deploy(objects: list[Object]) -> None:

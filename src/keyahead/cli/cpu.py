@@ -20,11 +20,14 @@ from keyahead.cli.options import DEFAULT_MODEL, ModelOption, TritonMetricsPort, 
 from keyahead.cli.output import CommandError, UsageError
 from keyahead.engine import catalogue, fetch, repository
 from keyahead.engine.cpu import convert
+from keyahead.engine.repository import SETTINGS
 from keyahead.engine.store import RichProgress, atomic_folder
 from keyahead.engine.tether import tethered
 from keyahead.stack import guard, libpython, programs, triton
 
 _POLL_S = 0.2
+_STUB = "triton_python"
+"""How the name of the process begins in which Triton runs a Python model. A shell or two come and go before it."""
 
 
 class Action(enum.StrEnum):
@@ -46,8 +49,10 @@ def cpu(
     host: Annotated[str, typer.Option(help="Address to listen on (serve).")] = "127.0.0.1",
     port: TritonPort = 8801,
     metrics_port: TritonMetricsPort = 8802,
-    threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: one for each core of the machine (serve).")] = 0,
-    max_lora_rank: Annotated[int, typer.Option(min=0, help="Take LoRA adapters up to this rank; 0: none (serve).")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of the engine; 0: one for each core of the machine (serve).")] = SETTINGS["threads"],
+    kv_store_mb: Annotated[int, typer.Option(min=0, help="MB of KV that it keeps in Redis; 0: none (serve).")] = SETTINGS["kv_store_mb"],
+    max_lora_rank: Annotated[int, typer.Option(min=0, help="LoRA adapters up to this rank; 0: none (serve).")] = SETTINGS["max_lora_rank"],
+    lora_cache_mb: Annotated[int, typer.Option(min=1, help="MB of memory for LoRA adapters (serve).")] = SETTINGS["lora_cache_mb"],
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing.")] = False,
 ) -> None:
     """Get Triton, convert a model, or serve it for a service that runs elsewhere."""
@@ -59,13 +64,8 @@ def cpu(
     elif action is Action.CONVERT:
         _convert(catalogue.get(model), folder.absolute(), weights, offline=offline)
     else:
-        _serve(
-            catalogue.get(model),
-            folder.absolute(),
-            triton.Ports(port, metrics_port),
-            host,
-            {"threads": threads, "max_lora_rank": max_lora_rank},
-        )
+        limits = {"threads": threads, "kv_store_mb": kv_store_mb, "max_lora_rank": max_lora_rank, "lora_cache_mb": lora_cache_mb}
+        _serve(catalogue.get(model), folder.absolute(), triton.Ports(port, metrics_port), host, limits)
 
 
 def _convert(model: catalogue.Model, folder: Path, weights: Path | None, *, offline: bool) -> None:
@@ -103,7 +103,8 @@ def _serve(model: catalogue.Model, folder: Path, ports: triton.Ports, host: str,
 def _run(command: list[str], environment: dict[str, str]) -> None:
     """Triton until a signal or its own end; its log is this process's. Raises CommandError unless a signal has ended it.
 
-    Triton goes on, and says that it is well, when the process that runs the engine has died. Then it is ended here.
+    Triton goes on, and says that it is well, when the process that runs the engine has died. Then it is ended here. The other way round,
+    that process may stay when Triton has ended, for ever, if a client once hung up: it is ended, too.
     """
     signalled = threading.Event()
     with subprocess.Popen(tethered(*command), env=environment) as server:
@@ -116,11 +117,21 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
             signal.signal(number, stop)
         engines: list[psutil.Process] = []
         while server.poll() is None:
-            engines = engines or psutil.Process(server.pid).children()
+            engines = engines or _engines(server.pid)
             if not signalled.is_set() and any(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in engines):
                 server.kill()
                 raise CommandError("The engine has ended, and Triton with it: the log says why.")
             with suppress(subprocess.TimeoutExpired):
                 server.wait(_POLL_S)
+        for each in engines:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
     if not signalled.is_set():
         raise CommandError(f"Triton ended with {server.returncode}: the log says why.")
+
+
+def _engines(server: int) -> list[psutil.Process]:
+    """The processes that run the engine; none while Triton has not come so far, or when it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return [each for each in psutil.Process(server).children() if each.name().startswith(_STUB)]
+    return []

@@ -8,7 +8,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from keyahead.engine.contract import INPUTS, MODEL_NAME, OUTPUTS, Tensor
+from keyahead.engine.contract import INPUTS, MAX_DRAFTS, MODEL_NAME, OUTPUTS, Tensor
+
+SETTINGS: Mapping[str, int] = {
+    "kv_tokens": 16384,
+    "max_context": 4096,
+    "max_drafts": MAX_DRAFTS,
+    "threads": 0,
+    "kv_store_mb": 128,
+    "max_lora_rank": 0,
+    "lora_cache_mb": 512,
+}
+"""What an operator may set of the CPU engine, and the defaults: parameters of `config.pbtxt`. With threads 0 there is one for each core,
+kv_store_mb 0 keeps no KV in Redis, and with max_lora_rank 0 the engine takes no adapters. A MB is 1,000,000 bytes."""
 
 _MODEL_PY = '''"""Written by keyahead.engine.repository: lets Triton's Python stub, which ignores PYTHONPATH, find keyahead."""
 
@@ -68,7 +80,7 @@ def write_cpu(folder: Path, model_folder: Path, **limits: int) -> Path:
     Args:
         folder: made anew.
         model_folder: a converted model.
-        limits: of `triton_model.SETTINGS`: kv_tokens, max_context, max_drafts, threads, max_lora_rank, lora_cache_mb.
+        limits: of SETTINGS, where another than the default.
 
     """
     version = folder / MODEL_NAME / "1"

@@ -12,7 +12,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb  # Provided by Triton's stub.
 
-from keyahead.engine.contract import BLOCK_TOKENS, MAX_DRAFTS, EngineRequest
+from keyahead.engine.contract import BLOCK_TOKENS, EngineRequest
 from keyahead.engine.cpu.kv_store import open_store
 from keyahead.engine.cpu.loop import EngineLoop
 from keyahead.engine.cpu.lora import Adapters
@@ -22,20 +22,9 @@ from keyahead.engine.cpu.sequence import Sequence
 from keyahead.engine.cpu.stats import EngineMetrics
 from keyahead.engine.cpu.warmup import warm_up
 from keyahead.engine.exchange import Client, Exchange
+from keyahead.engine.repository import SETTINGS
 
 log = logging.getLogger(__name__)
-
-SETTINGS = {
-    "kv_tokens": 16384,
-    "max_context": 4096,
-    "max_drafts": MAX_DRAFTS,
-    "threads": 0,
-    "kv_store_mb": 128,
-    "max_lora_rank": 0,
-    "lora_cache_mb": 512,
-}
-"""Parameters of `config.pbtxt` and their defaults; threads 0 is one for each core, kv_store_mb 0 keeps no KV in Redis, and with
-max_lora_rank 0 the engine takes no adapters."""
 
 
 class TritonPythonModel:
