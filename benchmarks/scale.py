@@ -197,15 +197,20 @@ async def hold(everything: Whole) -> None:
 
 async def _keep(part: Part) -> None:
     """Bring it back when it has ended, or a process of its own has, as the one that runs a Triton's model."""
+    own = _own(part)
     while True:
-        children = psutil.Process(part.server.process.pid).children(recursive=True)
-        while part.server.process.poll() is None and all(map(_lives, children)):
-            await asyncio.sleep(0.1)
-        print(f"{part.name} has ended; it comes back in {WATCH_S:.0f} s", flush=True)
-        await asyncio.sleep(WATCH_S)
-        part.server.kill()  # What is left of it.
-        await part.start()
-        _show([part])
+        await asyncio.sleep(0.1)
+        if part.server.process.poll() is not None or not all(map(_lives, own)):
+            print(f"{part.name} has ended; it comes back in {WATCH_S:.0f} s", flush=True)
+            await asyncio.sleep(WATCH_S)
+            part.server.kill()  # What is left of it.
+            await part.start()
+            own = _own(part)
+            _show([part])
+
+
+def _own(part: Part) -> list[psutil.Process]:
+    return psutil.Process(part.server.process.pid).children(recursive=True)
 
 
 def _lives(process: psutil.Process) -> bool:
