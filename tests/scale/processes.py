@@ -31,8 +31,10 @@ SERVED_BY = "x-served-by"
 MAX_CONTEXT_TOKENS = 2048
 """Of the small model."""
 PATIENCE_S = 120.0
-DRAIN_S = 6.0
-"""Envoy tells a connection to leave with its next answer, and listens on for 5 s (edge.py); what is idle for so long is closed."""
+DRAIN_S = 30.0
+"""Envoy tells a connection to leave with its next answer. That is waited for, also in the longest pause of those who type (loadtest/pace.py):
+if it ended while a connection is there, it would take the call that comes just then.
+"""
 _SERVE = (sys.executable, "-P", "-c", "from keyahead.cli.main import app; app()", "serve")
 _HOSTS = 'domains: ["*"]\n                      '
 _TELL = f"""response_headers_to_add:
