@@ -32,8 +32,8 @@ MAX_CONTEXT_TOKENS = 2048
 """Of the small model."""
 PATIENCE_S = 120.0
 DRAIN_S = 30.0
-"""Envoy tells a connection to leave with its next answer. That is waited for, also in the longest pause of those who type (loadtest/pace.py):
-if it ended while a connection is there, it would take the call that comes just then.
+"""Envoy tells a connection to leave with its next answer. That is waited for, also in the longest pause of those who type
+(loadtest/pace.py): ended while a connection is there, it would take the call that comes just then.
 """
 _SERVE = (sys.executable, "-P", "-c", "from keyahead.cli.main import app; app()", "serve")
 _HOSTS = 'domains: ["*"]\n                      '
