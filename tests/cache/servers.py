@@ -79,7 +79,7 @@ class RedisServer:
         if not config.exists():  # a Sentinel keeps its state there
             config.write_text("".join(f"{name.replace('_', '-')} {_quoted(value)}\n" for name, value in self._options.items()))
         environment = {**os.environ, **program().environment}
-        self._process = subprocess.Popen([program().path, config, *self._mode], env=environment)
+        self.process = subprocess.Popen([program().path, config, *self._mode], env=environment)
         eventually(self.admin.ping, "redis-server does not answer")
 
     def connections(self) -> int:
@@ -98,16 +98,16 @@ class RedisServer:
 
     def freeze(self) -> None:
         """Keep it from running; its connections stay open."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it run again."""
-        self._process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, and all it holds with it."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
     def close(self) -> None:
         """End it for good."""

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from keyahead.engine import catalogue, repository
 from keyahead.engine.store import RichProgress
@@ -30,14 +31,36 @@ SERVED_BY = "x-served-by"
 MAX_CONTEXT_TOKENS = 2048
 """Of the small model."""
 PATIENCE_S = 120.0
-DRAIN_S = 6.0
-"""Envoy tells a connection to leave with its next answer, and listens on for 5 s (edge.py); what is idle for so long is closed."""
+DRAIN_S = 30.0
+"""Envoy tells a connection to leave with its next answer. That is waited for, also in the longest pause of those who type
+(loadtest/pace.py): ended while a connection is there, it would take the call that comes just then.
+"""
 _SERVE = (sys.executable, "-P", "-c", "from keyahead.cli.main import app; app()", "serve")
 _HOSTS = 'domains: ["*"]\n                      '
 _TELL = f"""response_headers_to_add:
                         - header: {{ key: {SERVED_BY}, value: "%UPSTREAM_HOST%" }}
                       """
 _TELL_THE_SERVICE = (f"{_HOSTS}# Bytes kept", f"{_HOSTS}{_TELL}# Bytes kept")
+
+
+class Server(Protocol):
+    """A process that can be killed, and started again."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End it at once; harmless when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process of all."""
+
+    name: str
+    address: str
+    server: Server
+    start: Callable[[], Awaitable[None]]
+    """Start it again once it has ended, and wait until it serves."""
 
 
 class TritonServer:
@@ -149,12 +172,25 @@ class Whole:
         old.process.terminate()
         await asyncio.to_thread(old.process.wait, PATIENCE_S)
 
-    def pids(self) -> Mapping[str, tuple[int, str]]:
-        """Each process and its address."""
-        found = {f"service {each.name}": (each.process.pid, f"{each.address}:{self.site.port}") for each in self.site.replicas}
-        found |= {f"Triton {number}": (each.process.pid, each.address) for number, each in enumerate(self.tritons, start=1)}
-        found |= {f"Redis {number}": (node._process.pid, f"127.0.0.1:{node.port}") for number, node in enumerate(self.redis.nodes, start=1)}
-        return found | {"Envoy": (self.edge.process.pid, self.edge.editors)}
+    @property
+    def services(self) -> list[Part]:
+        """By their addresses at Envoy."""
+        port = self.site.port
+        return [
+            Part(f"service {each.name}", f"{each.address}:{port}", each, partial(self.start_service, each)) for each in self.site.replicas
+        ]
+
+    @property
+    def engines(self) -> list[Part]:
+        """The Tritons."""
+        numbered = enumerate(self.tritons, start=1)
+        return [Part(f"Triton {number}", each.address, each, partial(self.start_triton, each)) for number, each in numbered]
+
+    @property
+    def nodes(self) -> list[Part]:
+        """Those of the Redis Cluster."""
+        numbered = enumerate(self.redis.nodes, start=1)
+        return [Part(f"Redis {number}", f"127.0.0.1:{each.port}", each, partial(self.start_redis, each)) for number, each in numbered]
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ async def test_a_session_has_one_service(everything: Whole, people: Typists) -> 
 async def test_a_killed_triton_takes_no_more_than_it_was_working_on(everything: Whole, people: Typists) -> None:
     """Its sessions are served by the other one, and services stay ready."""
     victim = everything.engine_of(people.sessions[0])
+    await people.at_work([each for each in people.sessions if everything.engine_of(each) is victim])
     at = time.monotonic()
     victim.kill()
     await typed_on(people, at)
@@ -63,14 +64,14 @@ async def test_a_killed_triton_takes_no_more_than_it_was_working_on(everything: 
 
 async def test_a_killed_service_takes_no_more_than_it_was_working_on(everything: Whole, people: Typists) -> None:
     """Its sessions are served by the others."""
-    address, _ = services(people.calls)[people.sessions[0]].most_common(1)[0]
-    victim = next(each for each in everything.site.replicas if address.startswith(f"{each.address}:"))
-    was_there = at_service(people.calls, address)
+    homes = await people.homes(people.sessions)
+    victim = next(each for each in everything.services if each.address == homes[people.sessions[0]])
+    await people.at_work([each for each, home in homes.items() if home == victim.address])
     at = time.monotonic()
-    victim.kill()
+    victim.server.kill()
     await typed_on(people, at)
-    assert strays(people.calls, at, was_there) == []
-    await everything.start_service(victim)
+    assert strays(people.calls, at, at_service(homes, victim.address)) == []
+    await victim.start()
 
 
 async def test_a_killed_redis_node_takes_nothing(everything: Whole, people: Typists) -> None:

@@ -12,11 +12,16 @@ OK, GONE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 
 
 def test_only_what_was_in_flight_at_the_victim_may_be_lost() -> None:
-    """A call sent later, or to another, is a stray; one that Envoy says nothing of was where its session was."""
+    """A call sent later, or to another, is a stray; one that Envoy says nothing of was where its session is at home."""
     before = [Call("s", 0, 1, OK, "a:1"), Call("t", 0, 1, OK, "b:1")]
-    was_there = at_service(before, "a:1")
-    excused = [Call("s", 9, 10.5, GONE, "a:1"), Call("s", 9, 10.5, GONE, ""), Call("s", 8, 9, GONE, "b:1")]
-    wrong = [Call("s", 10.1, 10.5, GONE, "a:1"), Call("t", 9, 10.5, GONE, "b:1"), Call("t", 9, 10.5, GONE, "")]
+    was_there = at_service({"s": "a:1", "t": "b:1"}, "a:1")
+    excused = [
+        Call("s", 9, 10.5, GONE, "a:1"),
+        Call("s", 9, 10.5, GONE, ""),
+        Call("s", 8, 9, GONE, "b:1"),
+        Call("s", 10.1, 10.5, GONE, "a:1"),
+    ]
+    wrong = [Call("s", 10.3, 10.5, GONE, "a:1"), Call("t", 9, 10.5, GONE, "b:1"), Call("t", 9, 10.5, GONE, "")]
     harmless = [
         Call("t", 9, 10.5, grpc.StatusCode.ABORTED, "b:1"),
         Call("t", 9, 10.5, grpc.StatusCode.RESOURCE_EXHAUSTED, "b:1"),

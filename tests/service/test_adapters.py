@@ -66,7 +66,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, complaint: str) -> Non
 
 
 def random_adapter(digest: str) -> Adapter:
-    return Adapter(digest * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16), np.array([[1, 0, 1]], np.int32))
+    return Adapter(digest * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16).tobytes(), np.array([[1, 0, 1]], np.int32))
 
 
 def test_another_adapter_finds_nothing_of_the_first_ones_answers(tokenizer: Tokenizer, make_pipeline: MakePipeline) -> None:

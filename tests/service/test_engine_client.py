@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
@@ -15,14 +16,13 @@ from keyahead.engine.contract import (
     NOT_CACHED,
     EngineRequest,
     EngineResponse,
-    WorkClass,
     decode_request,
-    encode_request,
     encode_response,
 )
 from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
+from keyahead.service import engine_client
 from keyahead.service.adapters import TenantAdapters
-from keyahead.service.engine_client import EngineClient, EngineError, _message
+from keyahead.service.engine_client import EngineClient, EngineError
 from keyahead.service.errors import problem_of
 from keyahead.service.model import EngineUnavailable, Overloaded
 
@@ -48,7 +48,7 @@ def response(request_id: str, tokens: tuple[int, ...] = (), *, final: bool = Fal
     return message
 
 
-ADAPTER = Adapter("ab" * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16), np.array([[1, 0, 1]], np.int32))
+ADAPTER = Adapter("ab" * 32, 1, frozenset({"q_proj"}), np.ones((1, 8), np.float16).tobytes(), np.array([[1, 0, 1]], np.int32))
 
 
 class ScriptedTriton(triton_pb2_grpc.GRPCInferenceServiceServicer):
@@ -165,14 +165,6 @@ def test_requests_share_the_stream_and_keep_apart(run: Callable[[Check], None]) 
     run(check)
 
 
-def test_who_waits_and_for_whom_travels_as_parameters() -> None:
-    """Deadline, namespace, class and weight arrive as the contract reads them."""
-    sent = EngineRequest(input_ids=(1,), deadline_ms=70, namespace="a", work_class=WorkClass.WARMING, weight=3)
-    message = _message("d1", sent)
-    parameters = {name: getattr(value, value.WhichOneof("parameter_choice") or "") for name, value in message.parameters.items()}
-    assert decode_request(encode_request(sent), parameters) == sent
-
-
 def test_a_stop_ends_the_iteration_and_tells_the_engine(run: Callable[[Check], None]) -> None:
     """Nothing comes after `stop`, and a stop message with the request's id has been sent."""
 
@@ -274,6 +266,52 @@ def test_weights_are_sent_again_once_only(run: Callable[[Check], None]) -> None:
         with pytest.raises(EngineUnavailable, match="LoRA task"):
             await collect(client, 10, 1, "acme")
         assert [with_weights for _, with_weights in triton.asked] == [True, False, True]
+
+    run(check)
+
+
+class HeldCopies:
+    """Copying of weights that takes until it is let go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = 0
+        self.go_on = threading.Event()
+        self._copy = engine_client._joined
+        monkeypatch.setattr(engine_client, "_joined", self._held)
+
+    def _held(self, parts: list[bytes]) -> bytes:
+        self.begun += 1
+        assert self.go_on.wait(20), "the event loop waits for the copy"
+        return self._copy(parts)
+
+
+def test_while_weights_are_copied_others_are_answered(run: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop goes on. Of several requests with the adapter one brings the weights, and the others wait for it."""
+    held = HeldCopies(monkeypatch)
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        adapted = [asyncio.create_task(collect(client, first, 1, "acme")) for first in (10, 20, 30)]
+        await until(lambda: held.begun == 1)
+        assert await collect(client, 40, 2, "other") == [41, 42]
+        assert not any(each.done() for each in adapted)
+        held.go_on.set()
+        assert await asyncio.gather(*adapted) == [[11], [21], [31]]
+        assert [with_weights for _, with_weights in triton.asked] == [False, True, False, False]
+
+    run(check)
+
+
+def test_who_is_stopped_while_its_weights_are_copied_is_not_sent(run: Callable[[Check], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor counts as having brought them: the next request does."""
+    held = HeldCopies(monkeypatch)
+
+    async def check(client: EngineClient, triton: ScriptedTriton, server: grpc.aio.Server) -> None:
+        stopped = client.decode(EngineRequest(input_ids=(10,), max_new_tokens=1, namespace="acme"))
+        await until(lambda: held.begun == 1)
+        stopped.stop()
+        held.go_on.set()
+        assert await collect(client, 20, 1, "acme") == [21]
+        assert triton.asked == [(ADAPTER.task_id, True)]
 
     run(check)
 

@@ -42,7 +42,7 @@ def test_who_goes_moves_its_own_sessions_only(addresses: frozenset[str], keys: l
 def test_sessions_are_spread_evenly() -> None:
     """Of 3000 over three each has a third, within five standard deviations."""
     three = roster(frozenset(f"10.0.0.{number}:8801" for number in range(3)))
-    counts = Counter(three.ranked(f"t\0session-{number}\0")[0] for number in range(3000))
+    counts = Counter(three.ranked(f"t\0session-{number}")[0] for number in range(3000))
     assert all(abs(count - 1000) < 5 * (3000 * 2 / 9) ** 0.5 for count in counts.values())
 
 
@@ -57,9 +57,10 @@ def test_a_change_tells_who_has_joined_and_left() -> None:
 
 
 def test_what_belongs_together_has_one_key() -> None:
-    """A session, whatever its document; without one, a document; and never two tenants."""
+    """A buffer, whatever its session; a session, whatever its document; without either, a document; and never two tenants."""
     asked = Query("", "", path="a.py", tenant="t", session_id="s")
     assert key_of(asked) == key_of(Query("x", "y", path="b.py", tenant="t", session_id="s"))
     assert key_of(Query("", "", path="a.py", tenant="t")) == key_of(Query("x", "y", path="a.py", tenant="t"))
+    assert key_of(asked) == key_of(Query("", "", tenant="t", session_id="another", home="s"))
     others = [Query("", "", path="a.py", tenant="t"), Query("", "", path="b.py", tenant="t"), Query("", "", tenant="u", session_id="s")]
     assert len({key_of(each) for each in (asked, *others)}) == 4

@@ -64,7 +64,7 @@ async def begun(engine: ScriptedEngine, session: str) -> None:
 
 def home_of(pipeline: Pipeline, engines: list[ScriptedEngine], session: str) -> tuple[ScriptedEngine, ScriptedEngine]:
     """A session's engine, and the other one."""
-    at = pipeline._fleet.engines.index(pipeline._fleet.choose(f"{session}\0{session}\0"))
+    at = pipeline._fleet.engines.index(pipeline._fleet.choose(f"{session}\0{session}"))
     return engines[at], engines[1 - at]
 
 
@@ -92,7 +92,7 @@ def test_a_session_falls_over_and_returns(run: Callable[[Check], None]) -> None:
         assert (await ask(pipeline, asked("s"))).text == TEXT[CURSOR:LINE_END]
         assert not home.decodes
         home.ready = True
-        known = pipeline._fleet.choose("s\0s\0")
+        known = pipeline._fleet.choose("s\0s")
         assert pipeline._fleet.engines.index(known) == engines.index(home)
         known.read.add("s", tuple(range(64)))
         assert known.client.on_ready

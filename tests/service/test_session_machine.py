@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyahead.service.documents import Change, Lost, Position
+from keyahead.service.engines import key_of
 from keyahead.service.model import Answer, EngineUnavailable, FinishReason, Mode, OutcomeKind, Overloaded, Query, Source, Trigger
 from keyahead.service.positions import Encoding
 from keyahead.service.session_machine import FOLLOW_UP_S, MAX_DOCUMENTS, SessionMachine
@@ -281,6 +282,15 @@ def test_the_end_of_the_stream_counts_what_is_shown() -> None:
     effects = session.machine.end()
     assert outcomes(effects) == [(OutcomeKind.WITHDRAWN, 0)]
     assert of(effects, Release) == [Release("d")]
+
+
+@pytest.mark.parametrize(("home", "path", "stays"), [("window 1", "a.py", True), ("", "a.py", True), ("", "", False)])
+def test_a_document_opened_in_another_stream_comes_to_its_engine(home: str, path: str, stays: bool) -> None:
+    """By what the client calls its buffer, or by the path; without either, streams are spread. Superseding knows the stream alone."""
+    opened = [SessionMachine(key, 100, home).handle(Open("d", 1, Query("", "", path=path)), 0) for key in ("one", "other")]
+    first, second = (of(effects, Warm)[0].query for effects in opened)
+    assert (key_of(first) == key_of(second)) == stays
+    assert first.session_id != second.session_id
 
 
 def test_the_document_used_longest_ago_makes_room() -> None:

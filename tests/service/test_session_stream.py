@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 class Service:
     """A server and what is behind it."""
 
-    def __init__(self, server: Server, pipeline: Pipeline, engine: ScriptedEngine, metrics: Metrics, channel: grpc.aio.Channel) -> None:
-        self.server, self.pipeline, self.engine, self.metrics, self.channel = server, pipeline, engine, metrics, channel
+    def __init__(
+        self, server: Server, pipeline: Pipeline, engines: list[ScriptedEngine], metrics: Metrics, channel: grpc.aio.Channel
+    ) -> None:
+        self.server, self.pipeline, self.engines, self.metrics, self.channel = server, pipeline, engines, metrics, channel
+        self.engine = engines[0]
         self.stub: Any = pb_grpc.AutocompleteStub(channel)
 
     def count(self, name: str, **labels: str) -> float:
@@ -57,21 +61,21 @@ def serving(make_pipeline: MakePipeline, tokenizer: Tokenizer, smol_folder: Path
     tokens.write_text(f"acme:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
 
     @asynccontextmanager
-    async def start(*, engine: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Service]:
-        scripted = ScriptedEngine(tokenizer, TEXT, **(engine or {}))
+    async def start(*, engine: dict[str, Any] | None = None, engines: int = 1, **settings: Any) -> AsyncIterator[Service]:
+        scripted = [ScriptedEngine(tokenizer, TEXT, **(engine or {})) for _ in range(engines)]
         metrics = Metrics()
         config = ServiceConfig(grpc_port=0, metrics_port=0, model_folder=smol_folder, tokens_file=tokens, **settings)
-        pipeline = make_pipeline(scripted)
+        pipeline = make_pipeline(*scripted)
         pipeline._metrics = metrics
         server = Server(config, pipeline, metrics)
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield Service(server, pipeline, scripted, metrics, channel)
         await until(lambda: metrics.registry.get_sample_value("keyahead_sessions") == 0)
-        await until(lambda: all(decode.ended or not decode.num_sent for decode in scripted.decodes))
+        await until(lambda: all(decode.ended or not decode.num_sent for each in scripted for decode in each.decodes))
         await server.stop()
         assert not pipeline._generations._running
-        assert not pipeline._fleet.engines[0].ahead._tasks
+        assert not any(each.ahead._tasks for each in pipeline._fleet.engines)
 
     return start
 
@@ -86,6 +90,11 @@ def _continues(later: EngineRequest, earlier: EngineRequest) -> bool:
     """Whether a call of a decode goes on where another one ended."""
     length = len(earlier.input_ids)
     return len(later.input_ids) > length and later.input_ids[:length] == earlier.input_ids
+
+
+def _is_asked(engines: list[ScriptedEngine], before: list[int]) -> bool:
+    """Whether one of them has been asked more often than before."""
+    return [len(each.decodes) for each in engines] != before
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -128,6 +137,23 @@ async def test_opening_reads_the_prompt_behind_every_request(serving: Serving) -
         prompt = service.real[0].request.input_ids
         kept = len(warm.request.input_ids) - 1  # The last token may become another one by what is typed behind it.
         assert prompt[:kept] == warm.request.input_ids[:kept]
+
+
+async def test_a_stream_that_is_opened_again_finds_its_engine(serving: Serving) -> None:
+    """By the metadata x-session-id, whatever names the stream gives itself; of eight buffers both engines have some."""
+    async with serving(engines=2) as service:
+        found: dict[str, set[int]] = {}
+        for turn, name in enumerate([f"buffer {number}" for number in range(8)] * 3):
+            before = [len(each.decodes) for each in service.engines]
+            client = Client(service.stub, (*METADATA, ("x-session-id", name)))
+            await client.open(f"# {turn}\n{HEAD}")
+            await until(partial(_is_asked, service.engines, before))
+            asked = {number for number, each in enumerate(service.engines) if len(each.decodes) > before[number]}
+            found[name] = found.get(name, set()) | asked
+            await client.call.done_writing()
+            await client.status()
+        assert all(len(engines) == 1 for engines in found.values())
+        assert set.union(*found.values()) == {0, 1}
 
 
 async def test_the_first_request_that_needs_the_engine_ends_the_warming(serving: Serving) -> None:

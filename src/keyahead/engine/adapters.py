@@ -103,10 +103,15 @@ class Adapter:
     rank: int
     modules: frozenset[str]
     """The names in `MODULES`."""
-    weights: Array
-    """FP16 [matrices, the longest row]."""
+    packed: bytes
+    """`weights`, as they are sent."""
     config: Array
     """INT32 [matrices, 3]: module, layer, rank."""
+
+    @property
+    def weights(self) -> Array:
+        """FP16 [matrices, the longest row]; not a copy."""
+        return np.frombuffer(self.packed, np.float16).reshape(len(self.config), -1)
 
     @property
     def task_id(self) -> int:
@@ -208,5 +213,6 @@ def _packed(folder: Path, pairs: _Pairs, config: _Config, model: Model) -> Adapt
     if not np.isfinite(weights).all():
         raise SetupError(f"{folder / WEIGHTS} has numbers that FP16, the format of engines, does not hold: train with a smaller scale.")
     table = np.array([(MODULES[module].id, layer, config.r) for (layer, module), _ in ordered], dtype=np.int32)
-    digest = hashlib.sha256(f"{model.name}:{model.sha256}:{weights.shape}".encode() + table.tobytes() + weights.tobytes()).hexdigest()
-    return Adapter(digest, config.r, frozenset(module for _, module in pairs), weights, table)
+    packed = weights.tobytes()
+    digest = hashlib.sha256(f"{model.name}:{model.sha256}:{weights.shape}".encode() + table.tobytes() + packed).hexdigest()
+    return Adapter(digest, config.r, frozenset(module for _, module in pairs), packed, table)

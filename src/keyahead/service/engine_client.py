@@ -10,37 +10,27 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import grpc
-import numpy as np
 
+from keyahead.engine.adapters import Adapter
 from keyahead.engine.contract import (
-    DTYPES,
-    INPUTS,
-    MODEL_NAME,
     NOT_CACHED,
-    PARAM_CLASS,
-    PARAM_DEADLINE_MS,
-    PARAM_NAMESPACE,
-    PARAM_WEIGHT,
-    PERF_OUTPUTS,
-    Array,
     ContractError,
     EngineRequest,
     EngineResponse,
     decode_response,
-    encode_request,
 )
-from keyahead.proto.inference import triton_pb2, triton_pb2_grpc
+from keyahead.proto.inference import triton_pb2
 from keyahead.service.adapters import TenantAdapters
+from keyahead.service.engine_wire import to_arrays, to_message, with_adapter
 from keyahead.service.model import EngineUnavailable, Overloaded
 from keyahead.service.tracing import engine_trace
 
 if TYPE_CHECKING:
-    Stub = triton_pb2_grpc.GRPCInferenceServiceAsyncStub
-    Call = grpc.aio.StreamStreamCall[triton_pb2.ModelInferRequest, triton_pb2.ModelStreamInferResponse]
+    Call = grpc.aio.StreamStreamCall[bytes, triton_pb2.ModelStreamInferResponse]
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +39,10 @@ PING_TIMEOUT_S = 3.0
 """Longest silence of a healthy engine, far above any step's time."""
 RECONNECT_S = 0.25
 _RETRY_AFTER_S = 1.0
+_METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+"""Called by its name, with messages that are bytes already: the generated stub would turn them into bytes on the event loop."""
 _QUEUE_FULL = ("RESOURCE_EXHAUSTED", "Exceeds maximum queue size", "Maximum queue size of")
 """How our own engines, Triton's scheduler (core, scheduler_utils.cc) and TensorRT-LLM's executor (executorImpl.cpp) begin to say so."""
-_DATATYPES = {tensor.name: tensor.datatype for tensor in INPUTS}
-_OUTPUTS = ("output_ids", "sequence_length")
-_PERF_OUTPUTS = tuple(tensor.name for tensor in PERF_OUTPUTS)
 # An adapter's weights are as large as the operator has made them.
 _OPTIONS = (("grpc.max_receive_message_length", 1 << 20), ("grpc.max_send_message_length", -1))
 
@@ -99,7 +88,11 @@ class EngineClient:
         self._adapters = adapters or TenantAdapters()
         self._introduced: set[int] = set()
         """Adapters whose weights have been sent on this stream; the engine may have forgotten them since."""
-        self._outgoing: asyncio.Queue[triton_pb2.ModelInferRequest] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        """Messages as they go on the wire."""
+        self._introducing = asyncio.Lock()
+        self._introductions: set[asyncio.Task[None]] = set()
+        """Requests that wait for their adapter's weights to be prepared, one at a time."""
         self._decodes: dict[str, Decode] = {}
         self._ids = itertools.count(1)
         self._pong = asyncio.Event()
@@ -119,9 +112,10 @@ class EngineClient:
 
     async def aclose(self) -> None:
         """Fail what is in flight and close the stream."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._introductions]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_all("the service is shutting down")
 
     def decode(self, request: EngineRequest) -> Decode:
@@ -133,30 +127,47 @@ class EngineClient:
         if adapter is not None:
             request = dataclasses.replace(request, lora_task_id=adapter.task_id)
         decode = self._decodes[request_id] = Decode(self, request_id, request)
-        self._send(request_id, decode, with_weights=adapter is not None and adapter.task_id not in self._introduced)
+        if adapter is None or adapter.task_id in self._introduced:
+            self._outgoing.put_nowait(to_message(request_id, request).SerializeToString())
+        else:
+            self._introduce(request_id, decode, adapter)
         return decode
 
-    def _send(self, request_id: str, decode: Decode, *, with_weights: bool) -> None:
-        request = decode.request
-        adapter = self._adapters.of(request.namespace) if with_weights else None
-        if adapter is not None:
-            request = dataclasses.replace(request, lora_weights=adapter.weights, lora_config=adapter.config)
-            self._introduced.add(adapter.task_id)
-            decode.has_weights = True
-        self._outgoing.put_nowait(_message(request_id, request))
+    def _introduce(self, request_id: str, decode: Decode, adapter: Adapter, *, again: bool = False) -> None:
+        task = asyncio.create_task(self._send_weights(request_id, decode, adapter, again=again), name="adapter-weights")
+        self._introductions.add(task)
+        task.add_done_callback(self._introductions.discard)
+
+    async def _send_weights(self, request_id: str, decode: Decode, adapter: Adapter, *, again: bool) -> None:
+        """Send a request with its adapter's weights, copied by a thread; without them if they have gone while it waited for its turn.
+
+        One that has been stopped by then is not sent, nor is one of a stream that is lost.
+        """
+        async with self._introducing:
+            if request_id not in self._decodes:
+                return
+            message = to_message(request_id, decode.request)
+            if adapter.task_id in self._introduced and not again:
+                data = message.SerializeToString()
+            else:
+                data = await asyncio.to_thread(_joined, with_adapter(message, adapter))
+                decode.has_weights = True
+            if request_id in self._decodes:
+                self._introduced.add(adapter.task_id)
+                self._outgoing.put_nowait(data)
 
     def stop(self, request_id: str) -> None:
         """End a request that is still running."""
         decode = self._decodes.pop(request_id, None)
         if decode is not None:
             decode.put(None)
-            self._outgoing.put_nowait(_message(request_id, EngineRequest(stop=True)))
+            self._outgoing.put_nowait(to_message(request_id, EngineRequest(stop=True)).SerializeToString())
 
     async def _keep_connected(self) -> None:
         while True:
             try:
                 async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
-                    await self._run_stream(triton_pb2_grpc.GRPCInferenceServiceStub(channel))
+                    await self._run_stream(channel)
             except* (grpc.RpcError, TimeoutError) as errors:
                 (log.warning if self.ready else log.debug)("engine stream lost: %s", type(errors.exceptions[0]).__name__)
             finally:
@@ -164,10 +175,11 @@ class EngineClient:
                 self._fail_all("the engine is gone")
             await asyncio.sleep(RECONNECT_S)
 
-    async def _run_stream(self, stub: Stub) -> None:
+    async def _run_stream(self, channel: grpc.aio.Channel) -> None:
         self._outgoing = asyncio.Queue()
         self._introduced = set()
-        call: Call = stub.ModelStreamInfer(self._requests())
+        open_stream = channel.stream_stream(_METHOD, None, response_deserializer=triton_pb2.ModelStreamInferResponse.FromString)
+        call: Call = open_stream(self._requests())
         async with asyncio.TaskGroup() as group:
             pinger = group.create_task(self._ping())
             try:
@@ -178,7 +190,7 @@ class EngineClient:
                 call.cancel()
         raise TimeoutError  # Triton ended the stream by itself.
 
-    async def _requests(self) -> AsyncIterator[triton_pb2.ModelInferRequest]:
+    async def _requests(self) -> AsyncIterator[bytes]:
         while True:
             yield await self._outgoing.get()
 
@@ -186,7 +198,7 @@ class EngineClient:
         """A stop of nothing is answered by the model itself: it tells that the engine's process lives."""
         while True:
             self._pong.clear()
-            self._outgoing.put_nowait(_message("ping", EngineRequest(stop=True)))
+            self._outgoing.put_nowait(to_message("ping", EngineRequest(stop=True)).SerializeToString())
             async with asyncio.timeout(PING_TIMEOUT_S):
                 await self._pong.wait()
             if not self.ready and self.on_ready:
@@ -205,15 +217,16 @@ class EngineClient:
         if decode is None:
             return
         final = inner.parameters["triton_final_response"].bool_param
-        if NOT_CACHED in response.error_message and not decode.has_weights:
-            self._send(inner.id, decode, with_weights=True)  # The engine has forgotten the adapter; once more, and once only.
+        adapter = self._adapters.of(decode.request.namespace)
+        if NOT_CACHED in response.error_message and adapter is not None and not decode.has_weights:
+            self._introduce(inner.id, decode, adapter, again=True)  # The engine has forgotten the adapter; once more, and once only.
             return
         if response.error_message:
             decode.put(_error(response.error_message))
             final = True
         elif inner.outputs:
             try:
-                decode.put(decode_response(_arrays(inner)))
+                decode.put(decode_response(to_arrays(inner)))
             except ContractError as error:
                 decode.put(EngineError(str(error)))
                 final = True
@@ -239,33 +252,6 @@ def _error(message: str) -> Exception:
     return EngineError(message) if any(code in message for code in known) else EngineUnavailable(message)
 
 
-def _message(request_id: str, request: EngineRequest) -> triton_pb2.ModelInferRequest:
-    message = triton_pb2.ModelInferRequest(model_name=MODEL_NAME, id=request_id)
-    message.parameters["triton_enable_empty_final_response"].bool_param = True
-    if request.deadline_ms is not None:
-        message.parameters[PARAM_DEADLINE_MS].int64_param = request.deadline_ms
-    if request.namespace:
-        message.parameters[PARAM_NAMESPACE].string_param = request.namespace
-    if not request.stop:
-        message.parameters[PARAM_CLASS].string_param = request.work_class
-        message.parameters[PARAM_WEIGHT].int64_param = request.weight
-    for name, array in encode_request(request).items():
-        message.inputs.add(name=name, datatype=_DATATYPES[name], shape=array.shape)
-        message.raw_input_contents.append(array.tobytes())
-    for name in _outputs(request):
-        message.outputs.add(name=name)
-    return message
-
-
-def _outputs(request: EngineRequest) -> tuple[str, ...]:
-    """Only what is wanted is asked for: a tensor more is a tensor more in every response."""
-    log_probs = ("output_log_probs",) if request.return_log_probs else ()
-    return (*_OUTPUTS, *log_probs, *(_PERF_OUTPUTS if request.return_perf_metrics else ()))
-
-
-def _arrays(response: triton_pb2.ModelInferResponse) -> Mapping[str, Array]:
-    return {
-        output.name: np.frombuffer(raw, dtype=DTYPES[output.datatype]).reshape(tuple(output.shape))
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        if output.datatype in DTYPES
-    }
+def _joined(parts: list[bytes]) -> bytes:
+    """Copied without Python's lock, which `join` gives up for bytes above 1 MB: so a thread's copying holds nobody up."""
+    return b"".join(parts)

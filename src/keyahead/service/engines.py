@@ -47,8 +47,8 @@ class Roster:
 
 
 def key_of(query: Query) -> str:
-    """What keeps requests together: their session or, without one, their document."""
-    return f"{query.tenant}\0{query.session_id}\0{'' if query.session_id else query.path}"
+    """What keeps requests together: their editor's buffer, their session or, without either, their document."""
+    return f"{query.tenant}\0{query.home or query.session_id or query.path}"
 
 
 def _score(key: str, address: str) -> bytes:

@@ -69,6 +69,8 @@ class Query:
     """Whether text is shown while it is decoded."""
     deleted: str = ""
     """Text deleted from the document lately, where it is known: it may come back."""
+    home: str = ""
+    """What stays the same for an editor's buffer where the session id does not: a stream that is opened again has another one."""
 
     @property
     def patient(self) -> bool:

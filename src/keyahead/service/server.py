@@ -50,6 +50,8 @@ DRAIN_GRACE_S: Final = 5.0
 FLUSH_S: Final = 0.2
 """Time for grpc to send the last answers; watchers of health, which never end by themselves, are cut off after it."""
 
+SESSION_HEADER: Final = "x-session-id"
+"""Metadata by which a proxy finds a session's service, and a stream its engine."""
 _MESSAGE_SLACK: Final = 3 << 20
 """Bytes of a message beside its texts, enough that a document much too long still gets an error that names the field, not one of gRPC's."""
 
@@ -124,7 +126,9 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
 
     async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Edits in, suggestions out."""
-        await SessionStream(self, current_call().tenant, self._limits, self._model_of(current_call().tenant)).run(requests, context.write)
+        tenant = current_call().tenant
+        home = next((str(value) for key, value in context.invocation_metadata() or () if key == SESSION_HEADER), "")
+        await SessionStream(self, tenant, self._limits, self._model_of(tenant), home).run(requests, context.write)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportResponse:  # noqa: ARG002, N802
         """What became of a suggestion of a unary call."""

@@ -93,9 +93,10 @@ class _Buffer:
 class SessionMachine:
     """One stream's documents, what is asked and shown in them, and the typist's pace."""
 
-    def __init__(self, key: str, max_document_bytes: int) -> None:
-        """`key` is the stream's name, unique among all streams of the process."""
+    def __init__(self, key: str, max_document_bytes: int, home: str = "") -> None:
+        """`key` is the stream's name, unique among all streams of the process; `home` the client's, the same when it opens another one."""
         self._key = key
+        self._home = home
         self._max_document_bytes = max_document_bytes
         self._buffers: OrderedDict[str, _Buffer] = OrderedDict()
         """By document, the one used last at the end."""
@@ -162,7 +163,7 @@ class SessionMachine:
         self._awaited.pop(message.document_id, None)
         query = message.query
         document = Document(query.prefix + query.suffix, len(query.prefix), message.version, message.encoding, self._max_document_bytes)
-        opened = dataclasses.replace(message, query=dataclasses.replace(query, prefix="", suffix=""))
+        opened = dataclasses.replace(message, query=dataclasses.replace(query, prefix="", suffix="", home=self._home or query.path))
         buffer = _Buffer(opened, document, f"{self._key}:{next(self._serials)}")
         self._buffers[message.document_id] = buffer
         return [*effects, *self._evict(), Warm(message.document_id, buffer.query())]

@@ -48,12 +48,13 @@ class Host(Protocol):
 class SessionStream:
     """One stream, from its first message to its end."""
 
-    def __init__(self, host: Host, tenant: str, limits: Limits, model: pb.ModelInfo) -> None:
+    def __init__(self, host: Host, tenant: str, limits: Limits, model: pb.ModelInfo, home: str = "") -> None:
+        """`home` is what the client calls its buffer, the same for each of its streams; empty where it does not say."""
         self._host = host
         self._tenant = tenant
         self._limits = limits
         self._model = model
-        self._machine = SessionMachine(secrets.token_hex(8), limits.document_bytes)
+        self._machine = SessionMachine(secrets.token_hex(8), limits.document_bytes, home)
         self._group = asyncio.TaskGroup()
         self._delays: dict[str, asyncio.TimerHandle] = {}
         """Suggestions that wait before they are asked for, by document."""
