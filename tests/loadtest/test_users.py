@@ -22,6 +22,6 @@ with gevent.Timeout(20):
 
 
 def test_no_stream_waits_for_another() -> None:
-    """gRPC waits for each stream in a thread of gevent's pool; the pool has one for each, and is not full with the first ten."""
+    """Each takes a thread of gevent's pool, where gRPC waits; the pool is not full with the first ten."""
     ran = subprocess.run([sys.executable, "-P", "-c", WAIT_AT_ONCE], capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 0, ran.stderr
