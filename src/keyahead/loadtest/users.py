@@ -15,8 +15,8 @@ from keyahead.loadtest.judge import Ask
 from keyahead.loadtest.plugins import Install, Seat
 
 MOST_WAITING = 1024
-"""Calls and streams that wait at once. gRPC waits for each in a thread of gevent's pool. With the pool's own 10, 14 streams took 30 ms, and up
-to 1.1 s, for what takes 0.7 ms. Threads are made as they are needed."""
+"""Calls and streams that wait at once. gRPC waits for each in a thread of gevent's pool. With the pool's own 10, 14 streams took 30 ms, and
+up to 1.1 s, for what takes 0.7 ms. Threads are made as they are needed."""
 
 
 class Stage:
