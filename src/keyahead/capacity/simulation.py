@@ -109,7 +109,7 @@ class Simulation:
         job = person.job
         if key.new_place:
             person.cold = True
-        if key.new_place or self._rng.random() < self._workload.new_share or (job is not None and job.gone):
+        if key.new_place or self._rng.random() < self._workload.new_share or (job is not None and job.lost):
             self._begin(person)
         elif job is None or job.done:
             self._answer_from_cache(person)
@@ -164,10 +164,10 @@ class Simulation:
             self._people[behind] = person
             self._replica.offer(behind)
         to_read = self._engine.readable_tokens if first else workload.warm_tokens
-        return self._answer(to_read, min(total, SHORTENED_TOKENS))
+        return self._answer(to_read, min(total, SHORTENED_TOKENS), shortened=True)
 
-    def _answer(self, to_read: int, total: int) -> Job:
-        return Job(Kind.ANSWER, self._now_s, to_read, total, vain=whole(self._engine.vain, self._rng))
+    def _answer(self, to_read: int, total: int, *, shortened: bool = False) -> Job:
+        return Job(Kind.ANSWER, self._now_s, to_read, total, vain=whole(self._engine.vain, self._rng), cold=to_read, shortened=shortened)
 
     def _answer_tokens(self) -> int:
         """Those of a decode: the healed one, and at least one more."""

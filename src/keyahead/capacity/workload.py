@@ -74,7 +74,12 @@ class Engine:
         return self.slowdown * self.steps(tokens, sequences)
 
     @property
+    def read_s(self) -> float:
+        """Seconds for each token of a prompt that it reads."""
+        size = min(self.chunk, 64)
+        return self.step_s(size, 1) / size
+
+    @property
     def readable_tokens(self) -> int:
         """Of a prompt, what is read in its part of the budget."""
-        size = min(self.chunk, 64)
-        return int(READING_PART * BUDGET_S / (self.step_s(size, 1) / size))
+        return int(READING_PART * BUDGET_S / self.read_s)
