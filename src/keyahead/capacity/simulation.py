@@ -24,6 +24,8 @@ ENOUGH_TOKENS = 6
 """As in `service/extent.py`."""
 EARLY_S = 0.1
 """As in `service/pipeline.py`."""
+LEAST_TOKENS = 20
+"""An engine that reads fewer in its part of the budget is given the whole prompt (`service/cold.py`)."""
 SHORTENED_TOKENS = 12
 """Decoded at most from a shortened prompt (`service/generations.py`)."""
 HEALED_TOKENS = 1
@@ -155,7 +157,7 @@ class Simulation:
         workload, total = self._workload, self._answer_tokens()
         if not person.cold:
             return self._answer(workload.warm_tokens, total)
-        if workload.prompt_tokens <= self._engine.readable_tokens:
+        if workload.prompt_tokens <= self._engine.readable_tokens or self._engine.readable_tokens < LEAST_TOKENS:
             person.cold = False
             return self._answer(workload.prompt_tokens, total)
         first = person.keys[person.next - 1].new_place
