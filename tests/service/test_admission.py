@@ -97,20 +97,6 @@ def test_a_prompt_that_has_been_read_is_not_waited_for() -> None:
     assert admission.predicted_wait(asked) == 0.0
 
 
-def test_places_that_nobody_wants_are_not_waited_for() -> None:
-    """However long places are usually held: the engine gives up work that nobody waits for within a step."""
-    admission = Admission(4)
-    long = ticket()
-    admission.offer(long, 1.0)
-    admission.leave(long, 101.0)
-    running = [ticket(due=200.0) for _ in range(3)]
-    for each in (*running, ticket(due=200.0)):
-        admission.offer(each, 100.0)
-    assert admission.predicted_wait(ticket()) > 1.0
-    running[0].work.stop()
-    assert admission.predicted_wait(ticket()) == 0.0
-
-
 def test_the_queue_of_a_tenant_is_bounded() -> None:
     """Beyond it requests are refused, of this tenant only."""
     admission = Admission(4)

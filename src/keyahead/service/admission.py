@@ -106,15 +106,12 @@ class Admission:
     def predicted_wait(self, ticket: Ticket) -> float:
         """Seconds until the engine comes to it.
 
-        Before it come its tenant's prompts that take no longer to read, since the engine puts short pieces first, and those that wait, but
-        for as many as find a place that nobody wants any more: that is free after a step.
+        Before it come its tenant's prompts that take no longer to read, since the engine puts short pieces first, and those that wait.
         """
-        own = [other for other in (*self._running, *self._waiting) if other.tenant == ticket.tenant]
-        mine = [other for other in own if other.work.wanted]
+        mine = [other for other in (*self._running, *self._waiting) if other.tenant == ticket.tenant and other.work.wanted]
         reading = sum(other.cold_s for other in mine if other.work.first_token_at is None and other.cold_s <= ticket.cold_s)
-        waiting = sum(other.started is None for other in mine)
-        room = sum(other.started is not None and not other.work.wanted for other in own)
-        return max(reading, max(0, waiting - room) * self._held_s / self._allowance(ticket))
+        ahead = sum(other.started is None for other in mine)
+        return max(reading, ahead * self._held_s / self._allowance(ticket))
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless places and queue are within their bounds and no ticket is in both."""
