@@ -97,6 +97,17 @@ def test_who_would_wait_too_long_is_refused() -> None:
     assert not slow.offer(answer(at_s=now_s))
 
 
+def test_prompts_that_cannot_be_read_in_time_are_refused() -> None:
+    """Those still to be read stand before one that is no shorter; a short one goes first, and what nobody wants is not counted."""
+    served = replica(engine(step_s=0.064))  # 1 ms a token
+    first, second, short = (Job(Kind.ANSWER, 0.0, tokens, 1, cold=tokens) for tokens in (200, 300, 30))
+    assert served.offer(first)
+    assert not served.offer(second)
+    assert served.offer(short)
+    first.wanted = False
+    assert served.offer(Job(Kind.ANSWER, 0.0, 300, 1, cold=300))
+
+
 def test_unwanted_work_makes_room() -> None:
     """What nobody waits for leaves its place when somebody needs one, and not before."""
     served, jobs = replica(engine(places=2)), [answer(total=50), answer(total=50), answer()]

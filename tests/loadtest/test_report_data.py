@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyahead.loadtest.config import Kind, Target
+from keyahead.loadtest.cost import Prices, Usage, cost
 from keyahead.loadtest.figures import summarize
 from keyahead.loadtest.judge import Outcome, Record
-from keyahead.loadtest.report_data import ReportError, answered_within, drafts, gather, sources, stages
+from keyahead.loadtest.report_data import READY, ReportError, answered_within, drafts, gather, sources, stages
 from keyahead.loadtest.shape import Shape
 from tests.loadtest.results import latencies, result, whole
 
@@ -22,7 +23,7 @@ DURATION_S = 90.0
 def records(draw: st.DrawFn) -> Record:
     """A question of the run, and what became of it."""
     at_s, late_s, took_s = draw(st.floats(0, DURATION_S)), draw(st.floats(0, 0.02)), draw(st.floats(0.05, 0.9))
-    outcome, source = draw(st.sampled_from(Outcome)), draw(st.sampled_from(["memory", "engine", "elsewhere"]))
+    outcome, source = draw(st.sampled_from(Outcome)), draw(st.sampled_from(["kept", "memory", "engine", "elsewhere"]))
     spent = {"cache": draw(st.floats(0, 1)), "decode": draw(st.floats(0, 40)), "total": 45.0}
     return Record(0, 0, at_s, at_s + late_s, at_s + late_s + took_s, outcome, draw(st.booleans()), source, stages_ms=spent)
 
@@ -64,13 +65,13 @@ def test_a_system_that_does_not_tell_has_no_stages() -> None:
 
 @given(st.lists(records(), max_size=40))
 def test_sources_hold_each_answer_once(made: list[Record]) -> None:
-    """They are those of the figures, and the cache's share is that of memory and Redis."""
+    """They are those of the figures, and those ready are what the screen and the caches had."""
     found = sources(made, DURATION_S)
     counted = summarize(made, [], DURATION_S)["sources"]
     assert found.totals == counted
     assert len(found.counts) * found.bucket_s >= DURATION_S
     if counted:
-        assert found.hit_share == counted.get("memory", 0) / sum(counted.values())
+        assert found.ready_share == sum(counted.get(name, 0) for name in READY) / sum(counted.values())
 
 
 def test_results_stand_side_by_side() -> None:
@@ -80,11 +81,22 @@ def test_results_stand_side_by_side() -> None:
     ramp = whole(result(latencies(300, 3), shape=Shape.RAMP, typists=3), capacity=2)
     later = {**whole(own), "started_at": "2026-12-01T08:00:00+00:00"}
     runs = gather([whole(own, rival), ramp, later])
-    assert [each.name for each in runs.systems] == ["keyahead", "simulated chat", "keyahead, 2026-12-01T08:00:00+00:00"]
+    assert [each.name for each in runs.systems] == ["keyahead", "simulated chat", "keyahead, 1 Dec, 08:00:00"]
     assert runs.ramp
     assert (runs.ramp.capacity, [point.typists for point in runs.ramp.points]) == (2, [1, 2, 3])
     assert len(gather([ramp]).systems) == 1
     assert gather([whole(own)]).ramp is None
+
+
+def test_costs_are_of_the_capacity_that_the_page_shows() -> None:
+    """Prices of one result and a ramp without any: the ramp's capacity is taken."""
+    priced = whole(result(latencies(300, 1)), cost=cost(Prices(0.25, 2.0, 0.2, 60.0), Usage(900, 12, 2500, 4)))
+    ramp = whole(result(latencies(300, 3), shape=Shape.RAMP, typists=3), capacity=2)
+    alone, beside = gather([priced]).cost, gather([priced, ramp]).cost
+    assert alone
+    assert beside
+    assert (alone["usage"]["capacity"], beside["usage"]["capacity"]) == (4, 2)
+    assert beside["server_per_developer_month"] == 2 * alone["server_per_developer_month"]
 
 
 def test_other_keys_are_refused() -> None:
@@ -93,10 +105,10 @@ def test_other_keys_are_refused() -> None:
         gather([whole(result(latencies(100, 1))), whole(result(latencies(100, 1), seed=1))])
 
 
-def test_the_hit_share_of_nothing_is_unknown() -> None:
+def test_the_ready_share_of_nothing_is_unknown() -> None:
     """Not 0, which would be a bad one."""
     failed = replace(Record(0, 0, 0.0, 0.0, 0.1, Outcome.FAILED, False), detail="UNAVAILABLE")
-    assert sources([failed], DURATION_S).hit_share is None
+    assert sources([failed], DURATION_S).ready_share is None
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 2), st.integers(0, 40), st.integers(0, 20)), min_size=1, max_size=200), st.floats(10, 900))

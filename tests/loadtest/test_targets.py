@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from keyahead.cli import loadtest_checks as checks
+from keyahead.cli.output import UsageError
 from keyahead.loadtest import judge
 from keyahead.loadtest.config import Kind, Target, Via
 from keyahead.loadtest.judge import Ask, Failed
@@ -32,6 +34,7 @@ class Api(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.keys: list[str | None] = []
         self.status, self.reply = 200, "{}"
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -45,6 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server
         assert isinstance(api, Api)
         api.asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        api.keys.append(self.headers["Authorization"])
         self.send_response(api.status)
         self.end_headers()
         self.wfile.write(api.reply.encode())
@@ -100,6 +104,24 @@ def test_failures_have_a_code_and_no_text(api: Api, status: int, reply: str, cod
     api.status, api.reply = status, reply
     with pytest.raises(Failed, match=f"^{code}$"):
         connect(Target(Kind.OPENAI, api.url, "api", "m"), 0, "r")(ASK)
+
+
+def test_a_key_goes_to_apis_only(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A llama-server, or what is simulated, needs none and is not shown it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    targets = [Target(kind, api.url, "api", "m") for kind in (Kind.OPENAI, Kind.CHAT, Kind.VLLM, Kind.LLAMA)]
+    for target in [*targets, Target(Kind.OPENAI, api.url, "api", "m", simulated=True)]:
+        connect(target, 0, "r")(ASK)
+    assert api.keys == ["Bearer secret"] * 3 + [None] * 2
+
+
+def test_a_baseline_that_does_not_answer_is_said_before_anything_is_started(api: Api) -> None:
+    """Such as one that does not know the key; one that answers is asked once."""
+    checks.baseline(Target(Kind.OPENAI, api.url, "openai:m", "m"))
+    assert len(api.asked) == 1
+    api.status = 401
+    with pytest.raises(UsageError, match=r"HTTP 401.*OPENAI_API_KEY"):
+        checks.baseline(Target(Kind.OPENAI, api.url, "openai:m", "m"))
 
 
 def test_the_stand_in_has_the_published_latencies() -> None:

@@ -33,7 +33,8 @@ def test_the_estimate_is_never_below_what_is_new(common: list[int], old: list[in
 def test_the_rate_is_learned_from_long_prompts_only() -> None:
     """Unknown at first, then what was seen, smoothed; a prompt that was warm after all changes little."""
     rate = PrefillRate()
-    rate.observe(8, 0.04)
+    for tokens in (8, 41):  # A step and a call, whatever the prompt.
+        rate.observe(tokens, 0.2)
     assert rate.seconds(500) == 0.0
     rate.observe(500, 1.0)
     assert rate.seconds(500) == 1.0

@@ -42,6 +42,10 @@ class Job:
     """Whether a request waits for it."""
     gone: bool = False
     """Refused, stopped or evicted."""
+    cold: int = 0
+    """Tokens of the prompt that the service thinks unread."""
+    shortened: bool = False
+    """What was decoded of a shortened prompt is not kept: the next key shall find better (`service/generations.py`)."""
     ready_s: float = 0.0
     """Its next call reaches the engine."""
     started_s: float | None = None
@@ -53,6 +57,11 @@ class Job:
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         return self.to_read <= 0 and self.given >= self.total
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing is to be had of it any more."""
+        return self.gone or (self.shortened and self.done)
 
 
 _Step = list[tuple[Job, int]]
@@ -102,7 +111,9 @@ class Replica:
             return True
         self._ahead = [other for other in self._ahead if other.kind is not Kind.PREFETCH]
         ahead = len(self._waiting)
-        if ahead >= MAX_WAITING or ahead * self._held_s / self.engine.places > BUDGET_S:
+        unread = (other.cold for other in (*self._running, *self._waiting) if other.wanted and other.first_s is None)
+        wait_s = max(ahead * self._held_s / self.engine.places, self.engine.read_s * sum(cold for cold in unread if cold <= job.cold))
+        if ahead >= MAX_WAITING or wait_s > BUDGET_S:
             job.gone = True
             return False
         self._waiting.append(job)

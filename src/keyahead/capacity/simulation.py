@@ -24,6 +24,8 @@ ENOUGH_TOKENS = 6
 """As in `service/extent.py`."""
 EARLY_S = 0.1
 """As in `service/pipeline.py`."""
+LEAST_TOKENS = 20
+"""An engine that reads fewer in its part of the budget is given the whole prompt (`service/cold.py`)."""
 SHORTENED_TOKENS = 12
 """Decoded at most from a shortened prompt (`service/generations.py`)."""
 HEALED_TOKENS = 1
@@ -109,7 +111,7 @@ class Simulation:
         job = person.job
         if key.new_place:
             person.cold = True
-        if key.new_place or self._rng.random() < self._workload.new_share or (job is not None and job.gone):
+        if key.new_place or self._rng.random() < self._workload.new_share or (job is not None and job.lost):
             self._begin(person)
         elif job is None or job.done:
             self._answer_from_cache(person)
@@ -155,7 +157,7 @@ class Simulation:
         workload, total = self._workload, self._answer_tokens()
         if not person.cold:
             return self._answer(workload.warm_tokens, total)
-        if workload.prompt_tokens <= self._engine.readable_tokens:
+        if workload.prompt_tokens <= self._engine.readable_tokens or self._engine.readable_tokens < LEAST_TOKENS:
             person.cold = False
             return self._answer(workload.prompt_tokens, total)
         first = person.keys[person.next - 1].new_place
@@ -164,10 +166,10 @@ class Simulation:
             self._people[behind] = person
             self._replica.offer(behind)
         to_read = self._engine.readable_tokens if first else workload.warm_tokens
-        return self._answer(to_read, min(total, SHORTENED_TOKENS))
+        return self._answer(to_read, min(total, SHORTENED_TOKENS), shortened=True)
 
-    def _answer(self, to_read: int, total: int) -> Job:
-        return Job(Kind.ANSWER, self._now_s, to_read, total, vain=whole(self._engine.vain, self._rng))
+    def _answer(self, to_read: int, total: int, *, shortened: bool = False) -> Job:
+        return Job(Kind.ANSWER, self._now_s, to_read, total, vain=whole(self._engine.vain, self._rng), cold=to_read, shortened=shortened)
 
     def _answer_tokens(self) -> int:
         """Those of a decode: the healed one, and at least one more."""

@@ -12,6 +12,8 @@ BUDGET_S = 0.16
 """An automatic request is answered within this (`latency_budget_ms` of the service)."""
 READING_PART = 0.35
 """Of the budget: a prompt that takes longer to read is shortened, and the whole one is read behind it (`service/cold.py`)."""
+LONG_PROMPT = 512
+"""Tokens of a prompt by which the service learns how fast an engine reads."""
 ON_TIME_S = 0.2
 """The promise, from the key to the answer."""
 
@@ -74,7 +76,12 @@ class Engine:
         return self.slowdown * self.steps(tokens, sequences)
 
     @property
+    def read_s(self) -> float:
+        """Seconds for each token of a long prompt that it reads: in chunks, or as much of it as goes into one step."""
+        size = min(self.chunk, LONG_PROMPT)
+        return self.step_s(size, 1) / size
+
+    @property
     def readable_tokens(self) -> int:
         """Of a prompt, what is read in its part of the budget."""
-        size = min(self.chunk, 64)
-        return int(READING_PART * BUDGET_S / (self.step_s(size, 1) / size))
+        return int(READING_PART * BUDGET_S / self.read_s)

@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 
 from keyahead.cli.output import UsageError
 from keyahead.loadtest.config import Target
+from keyahead.loadtest.judge import Ask, Failed
+from keyahead.loadtest.texts import Passage
 
 _CONNECT_S = 5.0
 _PORTS = {"http": 80, "https": 443}
+_QUESTION = Ask(0, 0.0, Passage("add.py", "python", "def add(a, b):\n    return ", "a + b", "\n"), 0, 0, "")
 
 
 def writable(files: Mapping[str, Path | None]) -> None:
@@ -28,9 +31,18 @@ def service(address: str) -> None:
 
 
 def baseline(target: Target) -> None:
-    """Somebody listens where the baseline is said to be; a simulated one is started later."""
-    if not target.simulated:
-        _listens(target.address, f"start it, or leave out --baseline {target.name}={target.address}")
+    """What the baseline is said to be answers a question; a simulated one is started later."""
+    if target.simulated:
+        return
+    option = f"--baseline {target.name}={target.address}"
+    _listens(target.address, f"start it, or leave out {option}")
+    from keyahead.loadtest.targets import KEY_VARIABLE, connect  # noqa: PLC0415  # its libraries are slow to load, and few runs have a rival
+
+    try:
+        connect(target, 0, "check")(_QUESTION)
+    except Failed as error:
+        cure = f"look at its URL, its model and {KEY_VARIABLE}, or leave out {option}"
+        raise UsageError(f"{target.address} does not complete code ({error}): {cure}.") from None
 
 
 def _listens(where: str, cure: str) -> None:

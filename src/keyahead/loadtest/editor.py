@@ -92,7 +92,7 @@ class Editor:
                 return self._failed(reply.failure.reason)
             case "resync" if reply.resync.document_id == self._name:
                 return self.lost(pb.ResyncReason.Name(reply.resync.reason))
-            case _:  # A Withdraw tells what the key has told already; Pacing is the service's own wait.
+            case _:  # A Withdraw tells what the key has told already; Pacing is for those who ask by themselves.
                 return None
 
     def lost(self, code: str) -> Heard | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 from keyahead.loadtest import columns
 from keyahead.loadtest.capacity import is_carried
 from keyahead.loadtest.compare import same_keys
+from keyahead.loadtest.cost import Prices, Usage, cost
 from keyahead.loadtest.figures import is_eligible, percentile
 from keyahead.loadtest.judge import ON_TIME_S, Outcome, Record
 
@@ -33,7 +35,8 @@ STAGES = {
 }
 """Where the time between a key and its answer goes, in this order. All but the first and the last are the service's own account."""
 SOURCES = {"kept": "Kept on the screen", "memory": "Memory", "redis": "Redis", "in_flight": "Joined a decode", "engine": "New decode"}
-CACHES = ("memory", "redis")
+READY = ("kept", "memory", "redis")
+"""Sources that need no decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +138,10 @@ class Sources:
         return sum((Counter(each) for each in self.counts), Counter())
 
     @property
-    def hit_share(self) -> float | None:
-        """Of all answers, those that came from the cache."""
+    def ready_share(self) -> float | None:
+        """Of all answers, those that needed no decode."""
         total = self.totals
-        return sum(total[name] for name in CACHES) / total.total() if total else None
+        return sum(total[name] for name in READY) / total.total() if total else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,16 @@ def gather(results: Sequence[Mapping[str, Any]]) -> Runs:
                 f"Result {number} has other keys than the first: give results of the same seed, texts and typists, or a ramp."
             )
         systems += [_system(each, result, systems) for each in result["systems"]]
-    cost = next((result["cost"] for result in (ramp, *results) if result and result["cost"]), None)
-    return Runs(first, config, systems, _ramp(ramp) if ramp else None, cost)
+    return Runs(first, config, systems, _ramp(ramp) if ramp else None, _cost(results, ramp))
+
+
+def _cost(results: Sequence[Mapping[str, Any]], ramp: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """That of the ramp, or of another result with the ramp's capacity in place of its own: the page shows one capacity."""
+    found: Mapping[str, Any] | None = next((result["cost"] for result in (ramp, *results) if result and result["cost"]), None)
+    if not found or not ramp:
+        return found
+    usage = Usage(**{**found["usage"], "capacity": ramp["capacity_typists"]})
+    return cost(Prices(**found["prices"]), usage).to_json()
 
 
 def _system(run: Mapping[str, Any], result: Mapping[str, Any], before: Sequence[System]) -> System:
@@ -199,7 +210,7 @@ def _system(run: Mapping[str, Any], result: Mapping[str, Any], before: Sequence[
     if run["simulated"] and "simulated" not in name:
         name = f"simulated {name}"
     if any(name == each.name for each in before):
-        name = f"{name}, {result['started_at']}"
+        name = f"{name}, {datetime.fromisoformat(result['started_at']):%-d %b, %H:%M:%S}"
     return System(name, run["simulated"], run["figures"], columns.to_records(run["records"]))
 
 

@@ -44,7 +44,7 @@ def phases(shape: Shape, typists: int, duration_s: float) -> tuple[Phase, ...]:
     length_s = duration_s / len(counts)
     names = {
         Shape.STEADY: ["steady"],
-        Shape.RAMP: [f"{count} typists" for count in counts],
+        Shape.RAMP: [f"{count} typist{'' if count == 1 else 's'}" for count in counts],
         Shape.SPIKE: ["before", "spike", "after"],
         Shape.SOAK: [f"part {number}" for number in range(1, len(counts) + 1)],
     }[shape]

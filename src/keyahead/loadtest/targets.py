@@ -21,7 +21,7 @@ from keyahead.loadtest.standin import TRUTH_FIELD
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-"""Environment variable with the key of an API that wants one."""
+"""Environment variable with the key of an OpenAI-compatible API that wants one; nobody else is sent it."""
 PREFIX_LINES, SUFFIX_LINES = 256, 64
 """What llama.vim sends of the document; the other HTTP systems get the same."""
 MAX_TOKENS = 32
@@ -37,7 +37,8 @@ def connect(target: Target, typist: int, run_id: str) -> System:
     """The system as one typist's editor reaches it, on a connection of its own."""
     if target.kind is Kind.KEYAHEAD:
         return _Keyahead(target.address, f"{run_id}.{typist}")
-    post = _poster(target.address.rstrip("/"))
+    key = "" if target.simulated or target.kind is Kind.LLAMA else os.environ.get(KEY_VARIABLE, "")
+    post = _poster(target.address.rstrip("/"), key)
     if target.kind is Kind.LLAMA:
         return _OneAtATime(lambda ask: _llama(post, ask))
     body, text = {Kind.OPENAI: (_openai, _choice_text), Kind.VLLM: (_vllm, _choice_text), Kind.CHAT: (_chat, _message_text)}[target.kind]
@@ -83,11 +84,11 @@ class _OneAtATime:
             return self._system(ask)
 
 
-def _poster(url: str) -> Post:
+def _poster(url: str, key: str) -> Post:
     """Posts JSON below a URL, over kept connections. Raises Failed."""
     session = requests.Session()
     session.trust_env = False  # No proxy between us and what we measure.
-    if key := os.environ.get(KEY_VARIABLE):
+    if key:
         session.headers["Authorization"] = f"Bearer {key}"
 
     def post(path: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""How long a client should wait after a key before it asks: not at all while answers come before the next key.
+"""How long a client that asks by itself may wait after a key: not at all while answers come before the next key.
+
+It is a hint. Where the server asks in its client's place it never waits, since the user would (docs/design.md, sessions).
 
 Editors usually wait for a fixed time, which delays every suggestion, or derive one from the typing rhythm and the server's answers, as
 Tabby does. Here most keys are answered from a cache or from the suggestion shown, and a decode that the next key overtakes serves that key,

@@ -54,7 +54,6 @@ class _Asked:
     serial: int
     query: Query
     began: float
-    """When the wait before asking is over."""
     follow_up: bool
     """Whether it is for the rest of an answer that was cut short."""
 
@@ -200,7 +199,7 @@ class SessionMachine:
         elif buffer.opened.ask_on_edit:
             self._overtake(buffer, now)
             query = buffer.query(shown.request_id if shown is not None else self._new_id())
-            effects += self._start(buffer, now, query, delay_s=self._pacer.hint_ms / 1e3)
+            effects += self._start(buffer, now, query)
         else:
             self._overtake(buffer, now)
             effects += self._stop(buffer)
@@ -250,9 +249,9 @@ class SessionMachine:
         self._awaited[document_id] = None
         return [Send(Resync(document_id, expected, reason))]
 
-    def _start(self, buffer: _Buffer, now: float, query: Query, *, delay_s: float = 0.0, follow_up: bool = False) -> list[Effect]:
-        asked = buffer.asked = _Asked(next(self._serials), query, now + delay_s, follow_up)
-        return [Complete(buffer.opened.document_id, asked.serial, query, delay_s, FOLLOW_UP_S if follow_up else None)]
+    def _start(self, buffer: _Buffer, now: float, query: Query, *, follow_up: bool = False) -> list[Effect]:
+        asked = buffer.asked = _Asked(next(self._serials), query, now, follow_up)
+        return [Complete(buffer.opened.document_id, asked.serial, query, FOLLOW_UP_S if follow_up else None)]
 
     def _asked(self, document_id: str, serial: int) -> tuple[_Buffer | None, _Asked | None]:
         buffer = self._buffers.get(document_id)
@@ -262,7 +261,7 @@ class SessionMachine:
     def _overtake(self, buffer: _Buffer, now: float) -> None:
         """The next key has come before the answer."""
         asked = buffer.asked
-        if asked is not None and asked.automatic and now > asked.began:
+        if asked is not None and asked.automatic:
             self._pacer.late(now - asked.began)
 
     def _stop(self, buffer: _Buffer) -> list[Effect]:

@@ -104,7 +104,7 @@ class Resync:
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """How long to wait after a key before asking."""
+    """How long a client that asks by itself may wait after a key before it asks."""
 
     debounce_ms: int
 
@@ -135,8 +135,6 @@ class Complete:
     document_id: str
     serial: int
     query: Query
-    delay_s: float
-    """To wait before asking."""
     seconds: float | None
     """To wait for the answer, if not as long as the server lets its callers wait."""
 

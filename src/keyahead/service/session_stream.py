@@ -56,8 +56,6 @@ class SessionStream:
         self._model = model
         self._machine = SessionMachine(secrets.token_hex(8), limits.document_bytes, home)
         self._group = asyncio.TaskGroup()
-        self._delays: dict[str, asyncio.TimerHandle] = {}
-        """Suggestions that wait before they are asked for, by document."""
         self._suggestions: dict[str, set[asyncio.Task[None]]] = {}
         """By document: the newest, and one that it is about to supersede."""
         self._warming: tuple[str, Query] | None = None
@@ -112,7 +110,7 @@ class SessionStream:
                 case Send():
                     self._replies.put_nowait(effect.reply)
                 case Complete():
-                    self._delay(effect)
+                    self._start(effect)
                 case Warm():
                     self._cool()
                     self._warming = effect.document_id, effect.query
@@ -123,17 +121,8 @@ class SessionStream:
                     self._stop(effect.document_id)
                     self._cool(effect.document_id)
 
-    def _delay(self, effect: Complete) -> None:
-        """Start a suggestion, at once or later. An older one that has started is left to be superseded, since its decode may be joined."""
-        self._undelay(effect.document_id)
-        if effect.delay_s > 0:
-            loop = asyncio.get_running_loop()
-            self._delays[effect.document_id] = loop.call_later(effect.delay_s, self._start, effect)
-        else:
-            self._start(effect)
-
     def _start(self, effect: Complete) -> None:
-        self._delays.pop(effect.document_id, None)
+        """An older suggestion that has started is left to be superseded, since its decode may be joined."""
         task = self._group.create_task(self._complete(effect))
         tasks = self._suggestions.setdefault(effect.document_id, set())
         tasks.add(task)
@@ -149,13 +138,7 @@ class SessionStream:
         else:
             self._do(self._machine.answered(effect.document_id, effect.serial, answer, time.monotonic()))
 
-    def _undelay(self, document_id: str) -> None:
-        delay = self._delays.pop(document_id, None)
-        if delay is not None:
-            delay.cancel()
-
     def _stop(self, document_id: str) -> None:
-        self._undelay(document_id)
         for task in self._suggestions.pop(document_id, ()):
             task.cancel()
 

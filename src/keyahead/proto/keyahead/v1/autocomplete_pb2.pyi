@@ -663,7 +663,7 @@ class Open(_message.Message):
     encoding: Global___PositionEncoding.ValueType
     """Units of every position in this document's later messages. UTF-16 code units when unset, as in LSP."""
     ask_on_edit: _builtins.bool
-    """Suggest by itself after each edit, as if an Ask with TRIGGER_AUTOMATIC followed it; the wait that Pacing suggests is then the server's."""
+    """Suggest by itself after each edit, at once, as if an Ask with TRIGGER_AUTOMATIC followed it."""
     mode: Global___Mode.ValueType
     """As CompleteRequest.mode; an Ask may say otherwise."""
     max_tokens: _builtins.int
@@ -1065,7 +1065,9 @@ Global___Resync: _TypeAlias = Resync  # noqa: Y015
 
 @_typing.final
 class Pacing(_message.Message):
-    """How long to wait after a key before the next Ask, in the client's place. Sent when it changes and no suggestion carries it."""
+    """How long a client that asks by itself (without ask_on_edit) may wait after a key, if it would rather send fewer Asks than be answered within
+    200 ms of the key: the time to answer counts from the Ask. Sent when it changes and no suggestion carries it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
