@@ -55,7 +55,7 @@ class Scripted:
         """Remember the query."""
         self.warmed.append(query)
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, tenant: str, outcome: Outcome) -> None:
         """Remember the outcome."""
         self.outcomes.append(outcome)
 

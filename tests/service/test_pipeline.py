@@ -16,6 +16,8 @@ from keyahead.service.model import (
     EngineUnavailable,
     FinishReason,
     Mode,
+    Outcome,
+    OutcomeKind,
     Overloaded,
     Query,
     Source,
@@ -66,6 +68,27 @@ def test_what_was_typed_through_needs_no_engine(run: Callable[..., None]) -> Non
         assert len(engine.decodes) == calls
 
     run(check)
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("accepted_chars", [0, 3])
+def test_what_became_of_a_suggestion_is_evidence_for_its_use_as_a_draft(run: Callable[..., None], early: bool, accepted_chars: int) -> None:
+    """Of the newest of its tenant's session only, whether it is still being decoded or not."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        session = ("a", "s1")
+        kind = OutcomeKind.PARTIAL if accepted_chars else OutcomeKind.REJECTED
+        outcome = Outcome(kind, "r1", "s1", 9, accepted_chars, Source.ENGINE, 1.0)
+        asked = asyncio.create_task(ask(pipeline, query(tenant="a", session_id="s1")))
+        await (asyncio.sleep(0.05) if early else asked)
+        pipeline.outcome("b", outcome)
+        assert [each.taken for each in pipeline._sessions.suggested(session)] == [None]
+        pipeline.outcome("a", outcome)
+        await asked
+        await asyncio.sleep(0.01)
+        assert [each.taken for each in pipeline._sessions.suggested(session)] == [accepted_chars > 0]
+
+    run(check, seconds_per_token=0.02 if early else 0.0)
 
 
 def test_tenants_share_nothing(run: Callable[..., None]) -> None:

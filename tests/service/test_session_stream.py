@@ -375,7 +375,7 @@ class NoService:
     def cool(self, query: Query) -> None:
         raise AssertionError
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, tenant: str, outcome: Outcome) -> None:
         raise AssertionError
 
 

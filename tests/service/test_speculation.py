@@ -41,7 +41,7 @@ def trusting() -> Arbiter:
     for _ in range(20):
         arbiter.healed(fits=True)
         for at in range(3):
-            arbiter.learn([Candidate(1, Oracle.name, ((20).bit_length(), at))], 1)
+            arbiter.learn([Candidate(1, Oracle.name, ((20).bit_length(), at, 0))], 1)
     return arbiter
 
 

@@ -52,7 +52,7 @@ class Completer:
     def cool(self, query: Query) -> None:
         raise AssertionError
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, tenant: str, outcome: Outcome) -> None:
         raise AssertionError
 
     async def aclose(self) -> None:

@@ -44,6 +44,7 @@ def program(notes: Path, name: str, kind: str) -> Program:
         rules=Rules(start_s=1 if kind == "late" else 30, stop_s=1, after=("first",) if name == "second" else ()),
         is_ready=lambda: (notes / name).exists() and (notes / f"{name}-ready-{(notes / name).read_text()}").exists(),
         needs_its_children=kind == "parent",
+        niceness=7 if kind == "parent" else 0,
     )
 
 

@@ -176,6 +176,18 @@ def test_a_child_that_loses_its_own_child_is_replaced(start: StartStack) -> None
     assert eventually(lambda: not lives(parent))
 
 
+def test_a_program_that_shall_step_back_does_so_with_its_children(start: StartStack) -> None:
+    """By their niceness, and by their session's where Linux weighs sessions; the others are as they were."""
+    stack = start("parent")
+    parent, child = stack.pid("second"), stack.pid("grandchild")
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    assert eventually(lambda: os.getpriority(os.PRIO_PROCESS, parent) == 7)
+    assert os.getpriority(os.PRIO_PROCESS, child) == 7
+    assert os.getpriority(os.PRIO_PROCESS, stack.pid("first")) == mine
+    session = Path(f"/proc/{child}/autogroup")
+    assert not session.exists() or session.read_text().endswith("nice 7\n")
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [("fails", "second ended before it was ready (exit code 1); it last said “no such luck”"), ("late", "second was not ready within 1 s")],

@@ -114,8 +114,9 @@ class Pipeline:
         """Nobody will ask about this document: end `warm`."""
         self._generations.cool(query)
 
-    def outcome(self, outcome: Outcome) -> None:
-        """A client has told what became of a suggestion."""
+    def outcome(self, tenant: str, outcome: Outcome) -> None:
+        """A client has told what became of a suggestion: to the arbiter, that is evidence for its rest as a draft."""
+        self._sessions.settled((tenant, outcome.session_id), taken=outcome.accepted_chars > 0)
         self._metrics.settled(outcome)
         if self._event_log is not None:
             self._event_log.append(outcome)

@@ -75,7 +75,7 @@ class Completer(Protocol):
     def cool(self, query: Query) -> None:
         """End that."""
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, tenant: str, outcome: Outcome) -> None:
         """Count what became of a suggestion."""
 
     async def aclose(self) -> None:
@@ -134,7 +134,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         """What became of a suggestion of a unary call."""
         outcome = self._reports.take(current_call().tenant, *to_report(request))
         if outcome is not None:
-            self.record(outcome)
+            self.record(current_call().tenant, outcome)
         return pb.ReportResponse(known=outcome is not None)
 
     def _model_of(self, tenant: str) -> pb.ModelInfo:
@@ -157,9 +157,9 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         """End that."""
         self._completer.cool(query)
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, tenant: str, outcome: Outcome) -> None:
         """What became of a suggestion is known."""
-        self._completer.outcome(outcome)
+        self._completer.outcome(tenant, outcome)
 
     async def _answer(
         self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]

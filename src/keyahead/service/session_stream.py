@@ -41,7 +41,7 @@ class Host(Protocol):
     def cool(self, query: Query) -> None:
         """End that; harmless when it has ended."""
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, tenant: str, outcome: Outcome) -> None:
         """Count what became of a suggestion."""
 
 
@@ -104,7 +104,7 @@ class SessionStream:
         for effect in effects:
             match effect:
                 case Record():
-                    self._host.record(effect.outcome)
+                    self._host.record(self._tenant, effect.outcome)
                 case _ if self._ended:
                     pass
                 case Send():

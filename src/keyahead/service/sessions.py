@@ -1,9 +1,9 @@
-"""What is known of a session: its newest request, the decode begun for it, what was suggested and what was deleted of late."""
+"""What is known of a session: its newest request, the decode begun for it, what was suggested, what became of that, what was deleted."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cachetools import LRUCache
 
@@ -45,6 +45,8 @@ class _Session:
     """While it runs."""
     generation: Generation | None = None
     """While it runs."""
+    taken: bool | None = None
+    """Whether the user has taken anything of what it gives."""
     suggested: deque[Suggested] = field(default_factory=lambda: deque(maxlen=_MAX_SUGGESTIONS))
     """The newest first."""
     written: _Written = field(default_factory=lambda: _Written(0, ""))
@@ -92,7 +94,7 @@ class Sessions:
             older.stop()
         if chosen is not None and not chosen.done and chosen is not older:
             self._remember(session)
-            session.generation = chosen
+            session.generation, session.taken = chosen, None
             self._served.setdefault(chosen, set()).add(key)
 
     def forget(self, generation: Generation) -> None:
@@ -101,14 +103,24 @@ class Sessions:
             session = self._sessions.get(key)
             if session is not None and session.generation is generation:
                 self._remember(session)
-                session.generation = None
+                session.generation, session.taken = None, None
+
+    def settled(self, key: Key, *, taken: bool) -> None:
+        """The user has taken some of what was decoded last for the session, or nothing of it."""
+        session = self._sessions.get(key)
+        if session is None:
+            return
+        if session.generation:
+            session.taken = taken
+        elif session.suggested:
+            session.suggested[0] = replace(session.suggested[0], taken=taken)
 
     def suggested(self, key: Key) -> tuple[Suggested, ...]:
         """What has been decoded for the session of late, the newest first."""
         session = self._sessions.get(key)
         if session is None:
             return ()
-        running = (_suggested(session.generation),) if session.generation else ()
+        running = (_suggested(session.generation, session),) if session.generation else ()
         return (*running, *session.suggested)
 
     def deleted(self, key: Key) -> str:
@@ -118,8 +130,8 @@ class Sessions:
 
     def _remember(self, session: _Session) -> None:
         if session.generation and session.generation.decoding.text:
-            session.suggested.appendleft(_suggested(session.generation))
+            session.suggested.appendleft(_suggested(session.generation, session))
 
 
-def _suggested(generation: Generation) -> Suggested:
-    return Suggested(generation.place.prefix[-LONGEST:], generation.decoding.text)
+def _suggested(generation: Generation, session: _Session) -> Suggested:
+    return Suggested(generation.place.prefix[-LONGEST:], generation.decoding.text, session.taken)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -32,6 +34,8 @@ class Program:
     """Whether it can do its work; asked often and quick to answer."""
     needs_its_children: bool = False
     """Whether it is of no use once a child that it had when ready has ended."""
+    niceness: int = 0
+    """How far it steps back for others that want the processor, 0 to 19."""
     after_end: Callable[[], None] | None = None
     """Called when it has ended, however that came, to remove what it may have left."""
 
@@ -64,6 +68,8 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
             )
+        if program.niceness:
+            _step_back(self.pid, program.niceness)
         groups.started(self.pid)
 
     @property
@@ -105,6 +111,13 @@ class Process:
             file.seek(max(0, self.log.stat().st_size - _LOG_TAIL_BYTES))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][-_GIST_CHARACTERS:] if lines else "its log is empty"
+
+
+def _step_back(session: int, niceness: int) -> None:
+    """Let others have the processor first. Where Linux weighs sessions (autogroup), niceness counts only within one: it has its own."""
+    with contextlib.suppress(OSError):  # It may have ended already, and not every kernel knows autogroups.
+        os.setpriority(os.PRIO_PROCESS, session, niceness)
+        Path(f"/proc/{session}/autogroup").write_text(str(niceness))
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -22,6 +22,9 @@ MAX_CONTEXT_TOKENS = 4096
 """Two prompts' budget of the default model; more would only cost KV memory."""
 DEFAULT_TENANT = "default"
 """Whom the service takes a caller for while it has no tokens."""
+_ENGINE_NICENESS = 5
+"""Steps of the engine take every core for tens of milliseconds. Cache hits that need one for less than 1 ms had to wait for it: their p99
+beside a flood is a third of what it was (benchmarks/faults.py). More would gain little, and starve the engine beside a compiler."""
 _REDIS_RULES = Rules(start_s=10, stop_s=3)
 # Loading and warming up takes some 10 s on two cores that do nothing else. When it stops, Triton waits 3 s for its requests.
 _TRITON_RULES = Rules(start_s=180, stop_s=8)
@@ -124,6 +127,7 @@ def _triton(parts: Parts, ports: Ports, run: RunFolder, shared: Mapping[str, str
         rules=_TRITON_RULES,
         is_ready=functools.partial(probes.triton_ready, f"127.0.0.1:{ports.triton}"),
         needs_its_children=True,
+        niceness=_ENGINE_NICENESS,
         after_end=functools.partial(guard.remove_shared_memory, run.shm_prefix),
     )
 

@@ -18,9 +18,10 @@ class Text:
     text: str
     whole: bool = True
     name: str = "text"
+    taken: bool | None = None
 
     def guess(self, written: str) -> Guess | None:
-        return Guess(self.text, self.whole, matched=20)
+        return Guess(self.text, self.whole, matched=20, taken=self.taken)
 
 
 def proposals(tokenizer: Tokenizer, *texts: Text, prompt: str = "x = 1\n", healed: str = "") -> Proposals:
@@ -50,6 +51,13 @@ def test_the_last_token_of_a_text_that_was_cut_is_not_proposed(tokenizer: Tokeni
     asked = proposals(tokenizer, Text("return val", whole=False))
     asked.look_up("", b"")
     assert follow(tokenizer, asked, "return", "text") == []
+
+
+def test_a_suggestion_that_was_taken_is_another_kind_than_one_that_was_rejected(tokenizer: Tokenizer) -> None:
+    """So the arbiter learns apart how often their rest is right; what nobody spoke of is a third kind."""
+    asked = proposals(tokenizer, *(Text("return value", taken=taken) for taken in (None, True, False)))
+    asked.look_up("", b"")
+    assert len({each.evidence for each in asked.candidates() if each.source == "text"}) == 3
 
 
 def test_the_prompt_and_earlier_answers_are_sources(tokenizer: Tokenizer) -> None:

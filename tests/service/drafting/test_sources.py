@@ -25,6 +25,14 @@ def test_a_suggestion_is_realigned_to_the_cursor(written: str, continuation: str
     assert (guess.text, guess.whole) == (continuation, True)
 
 
+def test_a_guess_tells_what_became_of_its_suggestion() -> None:
+    """Nothing is known of one that was never spoken of."""
+    for taken in (True, False, None):
+        guess = Suggestions("session", [Suggested("x = ", "alpha.beta(1)", taken)]).guess("y = alpha.be")
+        assert guess is not None
+        assert guess.taken is taken
+
+
 def test_what_stood_before_a_suggestion_is_none_of_it() -> None:
     """A match in the text that was there already proposes nothing."""
     assert Suggestions("session", [LOOP]).guess("x\ntotal = 0\nfor it") is None

@@ -15,6 +15,8 @@ HEALING = "healing"
 """The source whose candidate is the token taken back itself."""
 _MAX_PROMPT_CONTEXTS = 1 << 14
 """Above what the longest prompt has."""
+_FATES = {None: 0, False: 1, True: 2}
+"""What became of a suggestion, as evidence for its use as a draft."""
 _FAR = 2
 """Tokens of a text's guess that have proved right, beyond which more of them say nothing new about the next."""
 
@@ -26,13 +28,14 @@ class _Continuation:
     source: str
     tokens: tuple[int, ...]
     matched: int
+    taken: bool | None
 
     def candidate(self, after: Sequence[int]) -> Candidate | None:
         """Its token behind those that it began with; None if it began with others."""
         at = len(after)
         if at >= len(self.tokens) or self.tokens[:at] != tuple(after):
             return None
-        return Candidate(self.tokens[at], self.source, (self.matched.bit_length(), min(at, _FAR)))
+        return Candidate(self.tokens[at], self.source, (self.matched.bit_length(), min(at, _FAR), _FATES[self.taken]))
 
 
 class Proposals:
@@ -58,7 +61,9 @@ class Proposals:
         """Search the texts for what is written by now; the next token must begin with `to_heal`."""
         self._to_heal, self._since = to_heal, ()
         guesses = ((source.name, source.guess(self._written + decoded)) for source in self._sources)
-        self._found = [_Continuation(name, self._tokens(guess.text, whole=guess.whole), guess.matched) for name, guess in guesses if guess]
+        self._found = [
+            _Continuation(name, self._tokens(guess.text, whole=guess.whole), guess.matched, guess.taken) for name, guess in guesses if guess
+        ]
 
     def candidates(self, drafted: Sequence[int] = ()) -> Iterator[Candidate]:
         """What may come behind the tokens so far and these."""

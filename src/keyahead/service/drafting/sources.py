@@ -31,6 +31,8 @@ class Guess:
     """Whether its text ended there, rather than being cut at `GUESS_CHARS`."""
     matched: int
     """Characters of evidence."""
+    taken: bool | None = None
+    """What became of the suggestion it comes from."""
 
 
 class Source(Protocol):
@@ -50,6 +52,8 @@ class Suggested:
 
     before: str
     text: str
+    taken: bool | None = None
+    """Whether any of it came into the text by the user's will; None as long as nobody has said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Suggestions:
             match = longest_match(written[-LONGEST:], whole, _SHORTEST_IN_SUGGESTION)
             # A match in the text before the suggestion says nothing about the suggestion.
             if match and match.end >= len(each.before) and (best is None or match.length > best.matched):
-                best = _guess(whole, match.end, match.length) or best
+                best = _guess(whole, match.end, match.length, taken=each.taken) or best
         return best
 
 
@@ -102,6 +106,6 @@ class Document:
         return best
 
 
-def _guess(text: str, start: int, matched: int) -> Guess | None:
+def _guess(text: str, start: int, matched: int, *, taken: bool | None = None) -> Guess | None:
     found = text[start : start + GUESS_CHARS]
-    return Guess(found, whole=len(found) < GUESS_CHARS, matched=matched) if found else None
+    return Guess(found, whole=len(found) < GUESS_CHARS, matched=matched, taken=taken) if found else None
