@@ -7,6 +7,8 @@ they are refused and when they are answered again.
 
 Every tenant has a word of its own in a file that is else the same for all, and asks for it. Whose word comes back is looked at in every
 answer of the run.
+
+The flood and whoever kills Redis are processes of their own, so that they do not hold up the clients that take the times.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import asyncio
 import contextlib
 import hashlib
 import math
+import multiprocessing
 import random
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +31,7 @@ from typing import Any
 import grpc
 import psutil
 from common import MODEL, SEED, Figure, arguments, model_folder, report_figures
-from hits import Complete, Seen, at_rate, fill, places
+from hits import Complete, Place, Seen, at_rate, fill, places
 from hits import request as hit_request
 from running import Service, Stack, another_service, running_stack
 
@@ -92,6 +95,10 @@ class Witness:
     foreign: int = 0
     read: int = 0
 
+    def add(self, other: Witness) -> None:
+        """What another one has seen."""
+        self.own, self.foreign, self.read = self.own + other.own, self.foreign + other.foreign, self.read + other.read
+
     def see(self, tenant: Tenant, text: str) -> None:
         """An answer to a tenant."""
         self.read += 1
@@ -132,8 +139,8 @@ class Client:
                 await self.complete(pb.CompleteRequest(document=document, trigger=pb.TRIGGER_MANUAL))
             await asyncio.sleep(PROBE_PERIOD_S)
 
-    async def flood(self) -> None:
-        """Cold prompts without end, until cancelled."""
+    async def flood(self, seconds: float) -> None:
+        """Cold prompts for so long."""
         rng = random.Random(SEED)  # noqa: S311 - places, not secrets
         files = [source.text for source in texts.from_folder()]
 
@@ -144,10 +151,23 @@ class Client:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await self.complete(pb.CompleteRequest(document=document))
 
+        until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
-            while True:
+            while time.monotonic() < until:
                 group.create_task(ask())
                 await asyncio.sleep(1 / FLOOD_PER_S)
+
+
+def flood(address: str, tenants: Sequence[Tenant], seconds: float) -> Witness:
+    """The last tenant's, in a process of its own; what it has seen."""
+    witness = Witness(tenants)
+
+    async def run() -> None:
+        async with grpc.aio.insecure_channel(address, CHANNEL_OPTIONS) as channel:
+            await Client(tenants[-1], channel, witness).flood(seconds)
+
+    asyncio.run(run())
+    return witness
 
 
 @asynccontextmanager
@@ -162,16 +182,25 @@ async def meanwhile(*tasks: Any) -> AsyncIterator[None]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def child(stack: Stack, name: str) -> psutil.Process | None:
+@asynccontextmanager
+async def beside(pool: ProcessPoolExecutor, witness: Witness, work: Callable[..., Witness | None], *args: Any) -> AsyncIterator[None]:
+    """Something goes on in another process, which ends by itself."""
+    running: Future[Witness | None] = pool.submit(work, *args)
+    yield
+    if seen := await asyncio.wrap_future(running):
+        witness.add(seen)
+
+
+def child(stack_pid: int, name: str) -> psutil.Process | None:
     """A process of the stack by the beginning of its name, which the kernel cuts at 15 characters."""
-    children = psutil.Process(stack.service.pid).children(recursive=True)
+    children = psutil.Process(stack_pid).children(recursive=True)
     return next((each for each in children if each.name().startswith(name)), None)
 
 
 @asynccontextmanager
 async def frozen_redis(stack: Stack) -> AsyncIterator[None]:
     """It is stopped during the block."""
-    redis = child(stack, "redis-server")
+    redis = child(stack.service.pid, "redis-server")
     assert redis is not None
     redis.suspend()
     try:
@@ -180,12 +209,13 @@ async def frozen_redis(stack: Stack) -> AsyncIterator[None]:
         redis.resume()
 
 
-async def kill_redis(stack: Stack) -> None:
-    """As often as it comes back, until cancelled."""
-    while True:
-        if redis := child(stack, "redis-server"):
+def kill_redis(stack_pid: int, seconds: float) -> None:
+    """As often as it comes back."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if redis := child(stack_pid, "redis-server"):
             redis.kill()
-        await asyncio.sleep(KILL_PERIOD_S)
+        time.sleep(KILL_PERIOD_S)
 
 
 @dataclass
@@ -251,22 +281,23 @@ def watch_engine_die(stack: Stack, service: Service, tenant: Tenant, witness: Wi
 
     for _ in range(int(seconds)):
         at_rate(hit, one_second, before, HITS_PER_S)
-    engine = child(stack, "triton_python_b")
+    engine = child(stack.service.pid, "triton_python_b")
     assert engine is not None
+    unknown = places(int(RECOVERY_S * COLD_PER_S))[HIT_PLACES:]  # Beforehand: it takes seconds of this process.
     with ThreadPoolExecutor(1) as pool:
         engine.kill()
-        cold = pool.submit(ask_until_answered, complete)
+        cold = pool.submit(ask_until_answered, complete, unknown)
         while not cold.done():
             at_rate(hit, one_second, during, HITS_PER_S)
         refused, recovery_s = cold.result()
     return Death(sorted(before.took), sorted(during.took), during.answers.count(None), sorted(refused), recovery_s)
 
 
-def ask_until_answered(complete: Complete) -> tuple[list[float], float]:
+def ask_until_answered(complete: Complete, unknown: Sequence[Place]) -> tuple[list[float], float]:
     """Ask for what only the engine knows; how long each refusal took, in milliseconds, and after how many seconds it answered."""
     refused: list[float] = []
     begin = time.monotonic()
-    for place in places(int(RECOVERY_S * COLD_PER_S))[HIT_PLACES:]:
+    for place in unknown:
         sent = time.monotonic()
         try:
             complete(hit_request(place, pb.TRIGGER_MANUAL))
@@ -285,6 +316,14 @@ CONDITIONS = ("well", "frozen", "flood", "well again", "killed")
 
 async def measure(stack: Stack, service: Service, tenants: Sequence[Tenant], witness: Witness, seconds: float) -> dict[str, Phase]:
     """All phases but the engine's death, each by a tenant of its own; the last tenant is the one that floods."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(int).result()  # It is started and has loaded everything.
+        return await _measure(stack, service, tenants, witness, seconds, pool)
+
+
+async def _measure(
+    stack: Stack, service: Service, tenants: Sequence[Tenant], witness: Witness, seconds: float, pool: ProcessPoolExecutor
+) -> dict[str, Phase]:
     found = {}
     async with AsyncExitStack() as exits:
         clients = [
@@ -293,8 +332,8 @@ async def measure(stack: Stack, service: Service, tenants: Sequence[Tenant], wit
         ]
         faults: dict[str, Callable[[], AbstractAsyncContextManager[None]]] = {
             "frozen": lambda: frozen_redis(stack),
-            "flood": lambda: meanwhile(clients[-1].flood()),
-            "killed": lambda: meanwhile(kill_redis(stack)),
+            "flood": lambda: beside(pool, witness, flood, service.address, tenants, seconds),
+            "killed": lambda: beside(pool, witness, kill_redis, stack.service.pid, seconds),
         }
         for condition, client in zip(CONDITIONS, clients, strict=False):
             async with faults.get(condition, meanwhile)(), meanwhile(client.ask_for_the_word(), clients[-1].ask_for_the_word()):
