@@ -48,6 +48,8 @@ class Case:
     hold_up: bool = False
 
 
+USAGE = 2
+"""The load test's exit code for a run that could not begin."""
 CASES = {
     "plain": Case(),
     "again": Case(),
@@ -98,14 +100,15 @@ def hold_up(process: subprocess.Popen[bytes]) -> None:
         time.sleep(FREE_S)
 
 
-def run(case: Case, file: Path, load: str) -> int:
-    """One load test; its exit code."""
+def run(case: Case, file: Path, load: str) -> None:
+    """One load test."""
     with running_stack() as stack, proxied(stack.service.address, case) as address:
         command = [KEYAHEAD, "loadtest", "--address", address, "--output", str(file), *load.split()]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         if case.hold_up:
             hold_up(process)
-        return process.wait()
+        if process.wait() == USAGE:
+            raise SystemExit("the load test did not begin: see --load")
 
 
 def main() -> None:
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for the results; those of other cases are used if they are there")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     files = {name: options.folder / f"{name.replace(' ', '-')}.json" for name in CASES}
     for name in options.cases:
         run(CASES[name], files[name], options.load)

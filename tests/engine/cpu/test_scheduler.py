@@ -63,6 +63,19 @@ def test_a_request_decodes_to_its_length() -> None:
     assert sequence.finish is Finish.LENGTH
 
 
+def test_a_cancel_that_comes_during_the_last_step_is_counted_like_any_other() -> None:
+    """Its tokens are, and so must it be, or the mean of tokens after a cancel would exceed a step."""
+    scheduler = make()
+    first, last = add(scheduler, 9, max_new_tokens=1), add(scheduler, 5)
+    step = scheduler.schedule()
+    first.cancelled = last.cancelled = True
+    scheduler.commit(step, [[(7, None)] for _ in step.slices])
+    assert first.finish is Finish.LENGTH
+    assert scheduler.reap(0.0) == [last]
+    assert sum(scheduler.counters.cancelled_in.values()) == 2
+    assert scheduler.counters.tokens_after_cancel == 9 + 5
+
+
 def test_a_long_prompt_is_prefilled_in_chunks() -> None:
     """No step computes more than a chunk of a cold prompt."""
     scheduler = make()

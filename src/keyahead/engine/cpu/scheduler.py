@@ -172,8 +172,6 @@ class Scheduler:
         ended = []
         for sequence in self.sequences:
             if sequence.cancelled:
-                phase = sequence.phase.value
-                self.counters.cancelled_in[phase] = self.counters.cancelled_in.get(phase, 0) + 1
                 sequence.finish = Finish.CANCELLED
                 ended.append(sequence)
             elif sequence.deadline <= now:
@@ -382,6 +380,9 @@ class Scheduler:
             self.counters.reused_tokens += sequence.num_reused
             name = str(sequence.finish and sequence.finish.value)
             self.counters.finished[name] = self.counters.finished.get(name, 0) + 1
+            if sequence.cancelled:  # Also one whose last step was running by then: that step's tokens are counted, too.
+                phase = sequence.phase.value
+                self.counters.cancelled_in[phase] = self.counters.cancelled_in.get(phase, 0) + 1
             sequence.release(self.pool)
         if ended:
             gone = set(ended)
