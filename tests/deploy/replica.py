@@ -54,7 +54,7 @@ class Completer:
     def cool(self, query: Query) -> None:
         pass
 
-    def outcome(self, outcome: Outcome) -> None:
+    def outcome(self, tenant: str, outcome: Outcome) -> None:
         pass
 
     async def aclose(self) -> None:

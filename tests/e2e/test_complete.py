@@ -65,11 +65,11 @@ def test_ghost_text_streams_and_ends_with_the_answer(stack: Running) -> None:
 
 
 def test_an_automatic_request_is_never_late(stack: Running) -> None:
-    """On a cold prompt that takes seconds to prefill the call ends within its deadline, marked; the work is not lost."""
+    """On a cold prompt that takes seconds to prefill the call ends within its deadline: marked, or answered from less of the prompt."""
     prefix = SOURCE[5000:7500]
     answer = stack.complete(prefix, timeout=0.4, trigger=pb.TRIGGER_AUTOMATIC)
-    assert answer.finish_reason == pb.FINISH_REASON_DEADLINE
-    assert stack.complete(prefix + " ").timings_ms.total > 0
+    whole = stack.complete(prefix + " ", trigger=pb.TRIGGER_MANUAL)
+    assert answer.finish_reason == pb.FINISH_REASON_DEADLINE or answer.tokens.prompt < whole.tokens.prompt
 
 
 def test_a_newer_request_supersedes_the_older(stack: Running) -> None:

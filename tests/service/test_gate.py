@@ -15,7 +15,7 @@ from keyahead.service.metrics import Metrics
 from keyahead.service.model import Deadline, Overloaded
 from keyahead.service.prompt import Prompt
 
-PROMPT = Prompt(tuple(range(64)))
+PROMPT = Prompt(tuple(range(128)))
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Way:
     def send(self, tenant: str = "a", seconds: float = 5.0, due: float = 1e9, cold_s: float = 0.0) -> Job:
         job = Job()
         ticket = Ticket(tenant, WorkClass.AUTOMATIC, due, cold_s, job)
-        self.gate.offer(ticket, PROMPT, 64)
+        self.gate.offer(ticket, PROMPT, len(PROMPT.tokens))
         self.tasks.append(asyncio.create_task(self.gate.run(ticket, job.run, Deadline.after(seconds))))
         return job
 
@@ -106,7 +106,7 @@ def test_what_has_been_read_is_noted_while_it_runs() -> None:
         job.first_token_at = started + 0.128
         way.gate.note_progress()
         assert way.read.cold_tokens("a", PROMPT.tokens) == 0
-        assert way.rate.seconds(64) == pytest.approx(0.128, abs=0.02)
+        assert way.rate.seconds(128) == pytest.approx(0.128, abs=0.02)
         way.send("b", cold_s=0.5)
         with pytest.raises(Overloaded):
             way.send("b", due=0.0, cold_s=0.5)
