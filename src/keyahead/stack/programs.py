@@ -23,8 +23,9 @@ MAX_CONTEXT_TOKENS = 4096
 DEFAULT_TENANT = "default"
 """Whom the service takes a caller for while it has no tokens."""
 _ENGINE_NICENESS = 5
-"""Steps of the engine take every core for tens of milliseconds. Cache hits that need one for less than 1 ms had to wait for it: their p99
-beside a flood is a third of what it was (benchmarks/faults.py). More would gain little, and starve the engine beside a compiler."""
+"""Steps of the engine take every core for tens of milliseconds, and cache hits that need one for less than 1 ms had to wait for it. Beside
+four clients that asked for cold prompts without pause, hits had a p99 of 20 to 26 ms; with 3 to 10 they had 7 to 19 ms (600 hits each, two
+cores). More than this would gain little and starve the engine beside a compiler."""
 _REDIS_RULES = Rules(start_s=10, stop_s=3)
 # Loading and warming up takes some 10 s on two cores that do nothing else. When it stops, Triton waits 3 s for its requests.
 _TRITON_RULES = Rules(start_s=180, stop_s=8)
