@@ -257,14 +257,16 @@ class Server:
         ]
 
     async def stop(self) -> None:
-        """Withdraw readiness, refuse new calls, let running ones end within the grace, release everything."""
+        """Withdraw readiness, refuse new calls once that is known, let running ones end within the grace, release everything."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.publish(ready=False)
-        # A proxy that has not been told yet sends calls here. Refused, they are tried elsewhere; a stop would cut some off unanswered.
-        drained, _ = await asyncio.gather(self._in_flight.drain(DRAIN_GRACE_S), self._health.told())
-        if not drained:
+        # A proxy that has not been told yet sends calls here, and they are answered. A refusal is no help: a server that refuses at once has
+        # the least to do, so that a proxy which bounds load may send the second try here, too.
+        await self._health.told()
+        # Whoever comes even now is refused; a stop would cut some off unanswered.
+        if not await self._in_flight.drain(DRAIN_GRACE_S):
             structlog.get_logger().warning("grace over", reason="calls still running are cut off")
         await self._grpc.stop(FLUSH_S)
         await self._completer.aclose()
