@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
-from keyahead.service.health import READINESS, Health
+from keyahead.service.health import Health
 from keyahead.service.interceptors import InFlightLimit
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded
@@ -343,14 +343,16 @@ async def test_stopping_lets_running_calls_end_and_refuses_new_ones(tmp_path: Pa
 
 async def test_calls_are_taken_until_whoever_asks_for_health_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that does not know yet sends them here; only then are they refused."""
-    told = asyncio.Event()
-    monkeypatch.setattr(Health, "told", lambda _: told.wait())
+    telling, told = asyncio.Event(), asyncio.Event()
+
+    async def tell(_: Health) -> None:
+        telling.set()
+        await told.wait()
+
+    monkeypatch.setattr(Health, "told", tell)
     async with serving(tmp_path, Scripted()) as found:
         stop = asyncio.create_task(found.server.stop())
-        health = health_pb2_grpc.HealthStub(found.channel)
-        async with asyncio.timeout(10):
-            while (await health.Check(health_pb2.HealthCheckRequest(service=READINESS))).status != health_pb2.HealthCheckResponse.NOT_SERVING:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(telling.wait(), 10)
         assert (await found.stub.Complete(ask())).text == ANSWER.text
         told.set()
         await stop

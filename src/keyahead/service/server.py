@@ -262,8 +262,8 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.publish(ready=False)
-        # A proxy that has not been told yet sends calls here, and they are answered. A refusal is no help: a server that refuses at once has
-        # the least to do, so that a proxy which bounds load may send the second try here, too.
+        # A proxy that has not been told yet sends calls here. They are answered: who refuses at once has the least to do, so that a proxy
+        # which bounds load may send the second try here, too.
         await self._health.told()
         # Whoever comes even now is refused; a stop would cut some off unanswered.
         if not await self._in_flight.drain(DRAIN_GRACE_S):
