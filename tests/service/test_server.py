@@ -341,6 +341,14 @@ async def test_stopping_lets_running_calls_end_and_refuses_new_ones(tmp_path: Pa
         assert found.completer.released
 
 
+@pytest.mark.parametrize("method", ["Complete", "StreamComplete", "Report"])
+async def test_a_call_without_a_message_is_invalid_and_not_left_waiting(running: Running, method: str) -> None:
+    """As one is whose frame says that more would come."""
+    call = running.channel.stream_stream(f"/keyahead.v1.Autocomplete/{method}")(timeout=10)
+    await call.done_writing()
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_calls_are_taken_until_whoever_asks_for_health_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that does not know yet sends them here; only then are they refused."""
     telling, told = asyncio.Event(), asyncio.Event()

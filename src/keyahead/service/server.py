@@ -37,6 +37,7 @@ from keyahead.service.requests import Limits, to_query, to_response
 from keyahead.service.session_messages import to_report
 from keyahead.service.session_stream import SessionStream
 from keyahead.service.tracing import open_tracing
+from keyahead.service.whole_message import WholeMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -229,7 +230,7 @@ class Server:
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._tracing = open_tracing(config)
         self._grpc = grpc.aio.server(
-            interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
+            interceptors=[WholeMessage(), CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),
         )
         service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
