@@ -10,7 +10,7 @@ from typing import Any
 
 from keyahead.engine.cpu import stats
 from keyahead.service.config import PREFIX, ServiceConfig
-from keyahead.service.health import READINESS
+from keyahead.service.health import READINESS, TOLD_S
 from keyahead.service.metrics import QUEUE, STAGES, Metrics
 from keyahead.service.server import DRAIN_GRACE_S, FLUSH_S
 
@@ -127,7 +127,7 @@ def _drain(objects: list[Object]) -> Iterator[str]:
     """The grace period covers the wait before the drain, and the drain."""
     for name, container, pod in long_running(objects):
         before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        drain = DRAIN_GRACE_S + FLUSH_S if container["name"] == "service" else TRITON_EXIT_S
+        drain = TOLD_S + DRAIN_GRACE_S + FLUSH_S if container["name"] == "service" else TRITON_EXIT_S
         if not before:
             yield f"{name} refuses calls before its clients know that it goes"
         if pod.get("terminationGracePeriodSeconds", 0) < before + drain + 5:

@@ -242,6 +242,11 @@ class Browser:
                 found.append((response.getheader("grpc-status"), response.getheader("grpc-status-details-bin")))
         return found
 
+    def status(self, body: bytes, token: str, **headers: str) -> str | None:
+        """The status that comes in place of a message."""
+        kind = {"content_type": "application/grpc-web+proto", "x_grpc_web": "1", "authorization": f"Bearer {token}"}
+        return self.send("POST", body, **{**kind, **headers})[0].getheader("grpc-status")
+
     def complete(self, request: pb.CompleteRequest, token: str, **headers: str) -> tuple[http.client.HTTPResponse, list[tuple[int, bytes]]]:
         """The response, and its frames: 0 is a message, 128 the trailers."""
         message = request.SerializeToString()
@@ -268,6 +273,35 @@ async def test_a_browser_without_a_good_token_is_unauthenticated(place: Site, ed
     """Said in a way that its code can read."""
     response, _ = await asyncio.to_thread(Browser(place, edge).complete, asking(), "letmein")
     assert response.getheader("grpc-status") == str(grpc.StatusCode.UNAUTHENTICATED.value[0])
+
+
+MESSAGE = asking().SerializeToString()
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+MALFORMED = {
+    "no body": (b"", INVALID),
+    "half a frame's head": (b"\0\0\0", INVALID),
+    "a head alone": (b"\0\0\0\0\x09", INVALID),
+    "a body shorter than its frame": (b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE[:-3], INVALID),
+    "a frame too long for the API": (b"\0\xff\xff\xff\xff" + MESSAGE, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    "an empty message": (bytes(5), INVALID),
+    "no protobuf": (b"\0\0\0\0\x08" + b"\xff" * 8, INVALID),
+    "compressed, it says": (b"\1" + len(MESSAGE).to_bytes(4, "big") + MESSAGE, grpc.StatusCode.INTERNAL),
+    "a frame of trailers": (b"\x80" + len(MESSAGE).to_bytes(4, "big") + MESSAGE, INVALID),
+    "text": (b"this is no frame at all", INVALID),
+}
+
+
+@pytest.mark.parametrize(("body", "status"), MALFORMED.values(), ids=MALFORMED)
+async def test_a_browser_s_malformed_frame_is_refused(place: Site, edge: Edge, body: bytes, status: grpc.StatusCode) -> None:
+    """By the service, which does not wait for the rest."""
+    assert await asyncio.to_thread(Browser(place, edge).status, body, place.authority.jwt()) == str(status.value[0])
+
+
+async def test_a_browser_s_text_that_is_not_base64_is_refused(place: Site, edge: Edge) -> None:
+    """By Envoy."""
+    token, kind = place.authority.jwt(), "application/grpc-web-text"
+    status = await asyncio.to_thread(Browser(place, edge).status, b"*** no base64 ***", token, content_type=kind)
+    assert status == str(grpc.StatusCode.INTERNAL.value[0])
 
 
 @pytest.mark.parametrize("bucket", ["max_tokens: 200, tokens_per_fill: 10", "max_tokens: 4000, tokens_per_fill: 200"])

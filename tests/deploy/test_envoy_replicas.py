@@ -207,12 +207,8 @@ async def test_a_killed_service_s_stream_ends_and_goes_on_elsewhere(place: Site,
     again.cancel()
 
 
-MOST_LOST = 4
-"""Calls of some hundred. On a busy machine one or two are lost now and then (UNAVAILABLE), and why is not known yet (docs/envoy.md)."""
-
-
-async def test_a_rolling_restart_loses_hardly_anything(place: Site, edge: Edge, editor: Editor) -> None:
-    """SIGTERM to each service in turn, while everybody types: each call is worked on once at most, and nearly all are answered."""
+async def test_a_rolling_restart_loses_nothing(place: Site, edge: Edge, editor: Editor) -> None:
+    """SIGTERM to each service in turn, while everybody types: each call is answered, and worked on once."""
     async with typing(editor) as running:
         for replica in place.replicas:
             replica.process.send_signal(signal.SIGTERM)
@@ -220,7 +216,7 @@ async def test_a_rolling_restart_loses_hardly_anything(place: Site, edge: Edge, 
             await place.revive(replica)
             await until(lambda: len(edge.healthy()) == 3)
             await running.on()
-        assert len(running.failed) <= MOST_LOST
+        assert running.failed == {}
     assert most_work(place, running.ids) == 1
     assert set(running.answered.values()) == {"r1", "r2", "r3"}
 

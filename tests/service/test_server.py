@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
+from keyahead.service.health import Health
 from keyahead.service.interceptors import InFlightLimit
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded
@@ -338,6 +339,32 @@ async def test_stopping_lets_running_calls_end_and_refuses_new_ones(tmp_path: Pa
         assert (await old).text == ANSWER.text
         await stop
         assert found.completer.released
+
+
+@pytest.mark.parametrize("method", ["Complete", "StreamComplete", "Report"])
+async def test_a_call_without_a_message_is_invalid_and_not_left_waiting(running: Running, method: str) -> None:
+    """As one is whose frame says that more would come."""
+    call = running.channel.stream_stream(f"/keyahead.v1.Autocomplete/{method}")(timeout=10)
+    await call.done_writing()
+    assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_calls_are_taken_until_whoever_asks_for_health_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that does not know yet sends them here; only then are they refused."""
+    telling, told = asyncio.Event(), asyncio.Event()
+
+    async def tell(_: Health) -> None:
+        telling.set()
+        await told.wait()
+
+    monkeypatch.setattr(Health, "told", tell)
+    async with serving(tmp_path, Scripted()) as found:
+        stop = asyncio.create_task(found.server.stop())
+        await asyncio.wait_for(telling.wait(), 10)
+        assert (await found.stub.Complete(ask())).text == ANSWER.text
+        told.set()
+        await stop
+        assert (await failure(found.stub.Complete(ask()))).code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_taken_port_is_one_sentence_that_names_its_variable(running: Running, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from keyahead.service.requests import Limits, to_query, to_response
 from keyahead.service.session_messages import to_report
 from keyahead.service.session_stream import SessionStream
 from keyahead.service.tracing import open_tracing
+from keyahead.service.whole_message import WholeMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -229,7 +230,7 @@ class Server:
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._tracing = open_tracing(config)
         self._grpc = grpc.aio.server(
-            interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
+            interceptors=[WholeMessage(), CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
             options=_channel_options(config),
         )
         service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
@@ -257,14 +258,16 @@ class Server:
         ]
 
     async def stop(self) -> None:
-        """Withdraw readiness, refuse new calls, let running ones end within the grace, release everything."""
+        """Withdraw readiness, refuse new calls once that is known, let running ones end within the grace, release everything."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.publish(ready=False)
-        # A proxy that has not been told yet sends calls here. Refused, they are tried elsewhere; a stop would cut some off unanswered.
-        drained, _ = await asyncio.gather(self._in_flight.drain(DRAIN_GRACE_S), self._health.told())
-        if not drained:
+        # A proxy that has not been told yet sends calls here. They are answered: who refuses at once has the least to do, so that a proxy
+        # which bounds load may send the second try here, too.
+        await self._health.told()
+        # Whoever comes even now is refused; a stop would cut some off unanswered.
+        if not await self._in_flight.drain(DRAIN_GRACE_S):
             structlog.get_logger().warning("grace over", reason="calls still running are cut off")
         await self._grpc.stop(FLUSH_S)
         await self._completer.aclose()
