@@ -30,16 +30,19 @@ class Report:
     plan: Plan
     facts: Facts
     findings: tuple[Finding, ...]
+    built: bool = True
+    """Whether there is an engine that it could be about."""
 
     @property
     def passed(self) -> bool:
-        """Whether the engine may serve."""
+        """Whether the engine may serve or, if it is still to be built, may be built."""
         return all(each.ok or not each.fatal for each in self.findings)
 
     def to_json(self) -> dict[str, object]:
         """For programs."""
         return {
             "passed": self.passed,
+            "built": self.built,
             "plan": self.plan.to_json(),
             "here": {**dataclasses.asdict(self.facts.origin), "driver": self.facts.driver, "triton_release": self.facts.triton_release},
             "findings": [dataclasses.asdict(each) for each in self.findings],
@@ -49,8 +52,8 @@ class Report:
         """For people."""
         words = {(True, True): "ok", (True, False): "ok", (False, True): "FAILED", (False, False): "note"}
         lines = [f"{words[each.ok, each.fatal]:8}{each.what}: {each.detail}" for each in self.findings]
-        verdict = "may serve" if self.passed else "must not serve"
-        return "\n".join([f"Preflight of {self.plan.name}", *lines, f"The engine {verdict}.", ""])
+        verdict = f"The engine {'may' if self.passed else 'must not'} {'serve' if self.built else 'be built'}."
+        return "\n".join([f"Preflight of {self.plan.name}", *lines, verdict, ""])
 
 
 def preflight(plan: Plan, work: Path, port: int, progress: Progress, tests: Path = CONTRACT_TESTS) -> Report:
@@ -79,11 +82,11 @@ def check(folder: Path, progress: Progress) -> Report:
     facts = job.inspect(plan, source, folder, progress)
     findings = [*compare(plan, facts), _same_repository(plan, folder)]
     findings.append(Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False))
-    if job.is_built(folder):
+    if built := job.is_built(folder):
         job.finish(plan, source, folder, progress)
         findings.append(_same_files(plan, build.read_manifest(folder)["engine"], folder, progress))
-    report = _written(Report(plan, facts, tuple(findings)), folder)
-    if report.passed and job.is_built(folder):
+    report = _written(Report(plan, facts, tuple(findings), built), folder)
+    if report.passed and built:
         (folder / job.WHOLE).touch()
     return report
 

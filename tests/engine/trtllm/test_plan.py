@@ -29,7 +29,8 @@ CHECKPOINTS = {
 BUILD = (
     "trtllm-build --checkpoint_dir /made/checkpoint --output_dir /made/engine --gemm_plugin auto --gpt_attention_plugin auto "
     "--remove_input_padding enable --context_fmha enable --kv_cache_type paged --use_paged_context_fmha enable --tokens_per_block 32 "
-    "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable"
+    "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable "
+    "--logits_dtype float32"
 )
 DRAFTS = " --speculative_decoding_mode draft_tokens_external --max_draft_len 24"
 
