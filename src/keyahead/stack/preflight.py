@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -100,15 +101,16 @@ def _written(report: Report, folder: Path) -> Report:
 
 def require_servable(plan: Plan, folder: Path, progress: Progress) -> None:
     """Raise a SetupError unless the engine in `folder` has passed its preflight, and GPU and container are still those it was built on."""
-    require_passed(folder)
+    require_passed(plan, folder)
     facts = build.inspect(plan, folder, docker.run, progress, BRIEF_COMMAND)
     build.require_origin(build.read_manifest(folder), facts.origin, folder)
 
 
-def require_passed(folder: Path) -> None:
-    """Raise a SetupError unless the engine in `folder` has passed its preflight."""
+def require_passed(plan: Plan, folder: Path) -> None:
+    """Raise a SetupError unless the engine in `folder` has passed its preflight, served as the plan says."""
     try:
-        passed = json.loads((folder / REPORT).read_text())["passed"]
+        report = json.loads((folder / REPORT).read_text())
+        passed = report["passed"] and all(report["plan"][key] == plan.to_json()[key] for key in ("name", "serving", "llm"))
     except (OSError, ValueError, KeyError):
         passed = False
     if not passed:
@@ -147,7 +149,8 @@ def _same_repository(plan: Plan, folder: Path) -> Finding:
 
 
 def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Finding]:
-    with (folder / "contract.log").open("wb") as log:
+    (folder / "contract.xml").unlink(missing_ok=True)  # that of an earlier preflight would pass for this one's
+    with (folder / "contract.log").open("wb") as log, suppress(subprocess.TimeoutExpired):
         command = contract_command(plan, address, folder, tests)
         # From the checkout's root, whose pyproject.toml configures pytest.
         cwd = tests.parent.parent
@@ -155,7 +158,7 @@ def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Findi
     try:
         cases = list(ET.parse(folder / "contract.xml").iter("testcase"))  # noqa: S314  # written by the pytest that we started
     except (OSError, ET.ParseError):
-        return [Finding("contract", False, f"the tests did not run: {folder / 'contract.log'} says why")]
+        return [Finding("contract", False, f"the tests did not run to their end: {folder / 'contract.log'} says why")]
     findings = [_case(case) for case in cases]
     return findings or [Finding("contract", False, f"there were no tests in {tests}")]
 
