@@ -20,6 +20,8 @@ BLOCK_TOKENS = 32
 
 MAX_DRAFTS = 24
 """Drafts verified in one step at most: the CPU engine's limit, and the `--max_draft_len` to build a TensorRT-LLM engine with."""
+TESTED_DRAFTS = 8
+"""Drafts that the contract tests verify in one step: what an engine for drafts takes at least."""
 
 Array = npt.NDArray[Any]
 

@@ -80,7 +80,14 @@ def test_an_engine_without_drafts() -> None:
     model=st.sampled_from([name for name in networks.NETWORKS if networks.get(name).open_licence]),
     gpu=st.sampled_from(list(gpus.GPUS)),
     precision=st.sampled_from(Precision),
-    limits=st.builds(Limits, st.integers(1, 128), st.integers(64, 8192), st.integers(1, 512), st.integers(0, 64), st.integers(256, 16384)),
+    limits=st.builds(
+        Limits,
+        st.integers(1, 128),
+        st.integers(64, 8192),
+        st.integers(1, 512),
+        st.sampled_from([0, *range(8, 65)]),
+        st.integers(256, 16384),
+    ),
 )
 def test_what_is_planned_can_be_served(model: str, gpu: str, precision: Precision, limits: Limits) -> None:
     """Whatever passes the rules holds a whole prompt with answer and drafts, and uses nothing that TensorRT-LLM does not know.

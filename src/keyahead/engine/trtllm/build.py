@@ -130,7 +130,7 @@ def require_gpu(plan: Plan, facts: Facts) -> None:
 def require_container(plan: Plan, facts: Facts) -> None:
     """Raise a SetupError unless the container is the plan's: building takes long, and what comes of it would not pass its preflight."""
     if wrong := [f"{each.what}: {each.detail}" for each in compare(plan, facts) if each.fatal and not each.ok]:
-        raise SetupError(f"The container is not what the plan assumes ({'; '.join(wrong)}): use the tag {TAG}, and no option that it lacks.")
+        raise SetupError(f"The container is not what the plan assumes ({'; '.join(wrong)}): use the tag {TAG}, and no option it lacks.")
 
 
 def make_folder(folder: Path) -> None:

@@ -40,9 +40,7 @@ FEATURES = frozenset(
     "dora_plugin".split()
 )
 """Options that are `enable` or `disable`."""
-PLUGINS = frozenset(
-    "bert_attention_plugin gpt_attention_plugin gemm_plugin lora_plugin moe_plugin mamba_conv1d_plugin nccl_plugin".split()
-)
+PLUGINS = frozenset("bert_attention_plugin gpt_attention_plugin gemm_plugin lora_plugin moe_plugin mamba_conv1d_plugin nccl_plugin".split())
 """Options that are one of these types."""
 PLUGIN_TYPES = frozenset("auto float16 float32 bfloat16 int32 disable".split())
 GEMM_TYPES = PLUGIN_TYPES | {"fp8", "nvfp4"}

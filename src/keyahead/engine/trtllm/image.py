@@ -46,7 +46,7 @@ class Image:
 
     @property
     def release(self) -> str:
-        """Triton's, with which its tag begins: 26.04 to 26.07 have one TensorRT-LLM (compatibility.md of triton-inference-server/server)."""
+        """Triton's, with which the tag begins; 26.04 to 26.07 have the same TensorRT-LLM (Triton's docs/introduction/compatibility.md)."""
         return self.tag.partition("-")[0]
 
     @property

@@ -48,7 +48,8 @@ def prepare(plan: Plan, source: Path, folder: Path, code: Path | None) -> None:
     """Fill `folder` with the tokenizer, the calibration set, Triton's repository, the probe, plan and script; what is there is kept.
 
     They name `source` and `folder` as they are here, so the container has to see both in the same places. The tokenizer is in `model/`,
-    where the CPU engine's model would be. Raises SetupError if `source` is not the plan's checkpoint, or `folder` was begun for another plan.
+    where the CPU engine's model would be. Raises SetupError if `source` is not the plan's checkpoint, or `folder` was begun for another
+    plan.
     """
     build.require_checkpoint(plan, source)
     build.require_same_plan(plan, folder)

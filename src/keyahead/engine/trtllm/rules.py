@@ -6,7 +6,7 @@ here, too, since the builder says so after minutes on a rented GPU.
 
 from __future__ import annotations
 
-from keyahead.engine.contract import BLOCK_TOKENS
+from keyahead.engine.contract import BLOCK_TOKENS, TESTED_DRAFTS
 from keyahead.engine.trtllm import flags
 from keyahead.engine.trtllm.precision import KvCache, Precision
 from keyahead.engine.trtllm.proposal import Proposal
@@ -52,6 +52,8 @@ def known_values(proposal: Proposal) -> Verdict:
     for option, value in proposal.build.items():
         if option in flags.SWITCHES and value:
             return Refusal(f"--{option} takes no value: leave {value!r} out")
+        if option not in flags.SWITCHES and not value:
+            return Refusal(f"--{option} has no value: give {option}=VALUE")
         if option in flags.FEATURES and value not in {"enable", "disable"}:
             return Refusal(f"--{option} is {value!r}: give enable or disable")
         types = flags.GEMM_TYPES if option == "gemm_plugin" else flags.PLUGIN_TYPES
@@ -141,6 +143,14 @@ def drafts_fit(proposal: Proposal) -> Verdict:
         f"The service sends up to {proposal.limits.max_drafts} drafts, and the engine would refuse more than {proposal.drafts}: "
         "raise --max_draft_len or lower --max-drafts"
     )
+
+
+@rule("tests/contract/test_drafts.py of keyahead")
+def drafts_can_be_tested(proposal: Proposal) -> Verdict:
+    """An engine for fewer would fail its preflight, after it was built."""
+    if not 0 < proposal.drafts < TESTED_DRAFTS:
+        return None
+    return Refusal(f"The contract tests verify {TESTED_DRAFTS} drafts at once, and --max_draft_len is {proposal.drafts}: give more, or 0")
 
 
 @rule(_DRAFTS)
@@ -275,6 +285,7 @@ BUILD_RULES = (
     fp8_context_fmha_follows_the_kv_cache,
     one_kind_of_speculation,
     drafts_fit,
+    drafts_can_be_tested,
     what_drafts_and_reuse_need,
     blocks_are_the_contracts,
     logits_are_fp32,
