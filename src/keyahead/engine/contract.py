@@ -182,6 +182,7 @@ class EngineResponse:
 
     output_ids: tuple[int, ...]
     log_probs: tuple[float, ...] | None = None
+    """None if they were not asked for, or the engine has none."""
     perf: Perf | None = field(default=None)
 
 
@@ -391,6 +392,10 @@ def decode_response(tensors: Mapping[str, Array]) -> EngineResponse:
             raise ContractError(f"{name}: missing in the response")
     length = int(tensors["sequence_length"].reshape(-1)[0])
     log_probs = tensors.get("output_log_probs")
+    if log_probs is not None and not log_probs.any():
+        # A TensorRT-LLM engine for external drafts computes none, and returns the zeros that the buffer was set to
+        # (its layers/externalDraftTokensLayer.cpp and runtime/gptDecoderBatched.cpp); as probabilities they would be certainty.
+        log_probs = None
     perf = None
     if "kv_cache_reused_blocks" in tensors:
         values = {attribute: tensors[name].reshape(-1)[0].item() for name, attribute in _PERF_FIELDS.items() if name in tensors}
