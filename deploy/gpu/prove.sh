@@ -130,6 +130,9 @@ case $GPU in
     *) [ "$RUNTIME" = llm-api ] && PRECISION=${PRECISION:-int4-awq} || PRECISION=${PRECISION:-int8-sq} ;;
 esac
 printf '%s: %s in %s on %s, %s\n' "$product" "$MODEL" "$PRECISION" "$GPU" "$RUNTIME" >&2
+# The KV cache takes its share of what is free, so another's use would be measured, too; a display takes less than this.
+used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits | head -n 1)
+[ "$used" -le 1024 ] || fail "$used MiB of the GPU's memory are in use: stop what runs there (nvidia-smi and docker ps show it)"
 # Another server on a port would be taken for ours, and measured.
 for port in "$TRITON_PORT" "$((TRITON_PORT + 1))" "$GRPC_PORT" "$METRICS_PORT"; do
     python3 -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1]))).close()' "$port" 2>/dev/null ||

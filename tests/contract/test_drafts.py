@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keyahead.engine.contract import TESTED_DRAFTS as DRAFTS
+from keyahead.engine.trtllm.rules import TESTED_DRAFTS as DRAFTS
 from tests.contract.client import Endpoint, good_tensors
 
 pytestmark = pytest.mark.drafts

@@ -29,7 +29,7 @@ step = " ".join([name, *words[:2]])
 if os.environ.get("FAKE_FAIL") and step.startswith(os.environ["FAKE_FAIL"]):
     sys.exit(3)
 if name == "nvidia-smi":
-    print(os.environ["FAKE_GPU"])
+    print(os.environ.get("FAKE_USED_MB", "3") if "memory.used" in words[0] else os.environ["FAKE_GPU"])
 elif step == "docker image inspect":
     # Of the mirror it was pulled from, too, and of nothing before it was pulled.
     if PULLED.exists():
@@ -72,6 +72,7 @@ PORTS = 'python3 -c import socket, sys; socket.create_server(("127.0.0.1", int(s
 EXPECTED = [
     "docker version",
     "nvidia-smi --query-gpu=name --format=csv,noheader",
+    "nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits",
     *(f"{PORTS} {port}" for port in (8801, 8802, 50551, 9464)),
     "git clone --depth 1 --branch main https://example.org/keyahead.git WORK/source.part",
     "make -C WORK/source venv",
@@ -256,6 +257,7 @@ def test_the_operators_word_on_a_licence_is_passed_on(host: Host) -> None:
         ({"REPOSITORY": ""}, "set SOURCE to one, or REPOSITORY"),
         ({"REVISION": ""}, "set REVISION"),
         ({"FAKE_FAIL": "nvidia-smi"}, "finds no GPU"),
+        ({"FAKE_USED_MB": "20480"}, "20480 MiB of the GPU's memory are in use"),
         ({"FAKE_FAIL": "python3"}, "port 8801 is taken"),
         ({"FAKE_FAIL": "git"}, "cannot be cloned"),
         ({"FAKE_FREE_GB": "44"}, "the image needs about 45 GB of disk, and / has 44 GB"),

@@ -20,9 +20,6 @@ BLOCK_TOKENS = 32
 
 MAX_DRAFTS = 24
 """Drafts verified in one step at most: the CPU engine's limit, and the `--max_draft_len` to build a TensorRT-LLM engine with."""
-TESTED_DRAFTS = 8
-"""Drafts that the contract tests verify in one step: what an engine for drafts takes at least."""
-
 Array = npt.NDArray[Any]
 
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -182,7 +179,6 @@ class EngineResponse:
 
     output_ids: tuple[int, ...]
     log_probs: tuple[float, ...] | None = None
-    """None if they were not asked for, or the engine has none."""
     perf: Perf | None = field(default=None)
 
 
@@ -391,17 +387,14 @@ def decode_response(tensors: Mapping[str, Array]) -> EngineResponse:
         if name not in tensors:
             raise ContractError(f"{name}: missing in the response")
     length = int(tensors["sequence_length"].reshape(-1)[0])
-    log_probs = tensors.get("output_log_probs")
-    if log_probs is not None and not log_probs.any():
-        # A TensorRT-LLM engine for external drafts computes none, and returns the zeros that the buffer was set to
-        # (its layers/externalDraftTokensLayer.cpp and runtime/gptDecoderBatched.cpp); as probabilities they would be certainty.
-        log_probs = None
+    log_probs = tensors.get("output_log_probs", np.zeros(0))
     perf = None
     if "kv_cache_reused_blocks" in tensors:
         values = {attribute: tensors[name].reshape(-1)[0].item() for name, attribute in _PERF_FIELDS.items() if name in tensors}
         perf = Perf(**values)
     return EngineResponse(
         output_ids=tuple(tensors["output_ids"].reshape(-1)[:length].tolist()),
-        log_probs=None if log_probs is None else tuple(log_probs.reshape(-1)[:length].tolist()),
+        # All zero is none: TensorRT-LLM's layer for external drafts computes none (docs/gpu.md), and zero would be certainty.
+        log_probs=tuple(log_probs.reshape(-1)[:length].tolist()) if log_probs.any() else None,
         perf=perf,
     )

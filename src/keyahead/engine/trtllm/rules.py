@@ -6,11 +6,14 @@ here, too, since the builder says so after minutes on a rented GPU.
 
 from __future__ import annotations
 
-from keyahead.engine.contract import BLOCK_TOKENS, TESTED_DRAFTS
+from keyahead.engine.contract import BLOCK_TOKENS
 from keyahead.engine.trtllm import flags
 from keyahead.engine.trtllm.precision import KvCache, Precision
 from keyahead.engine.trtllm.proposal import Proposal
 from keyahead.engine.trtllm.verdicts import Correction, Refusal, Verdict, rule
+
+TESTED_DRAFTS = 8
+"""Drafts that the contract tests verify in one step."""
 
 _BUILD = "TensorRT-LLM tensorrt_llm/commands/build.py"
 _PLUGINS = "TensorRT-LLM tensorrt_llm/plugin/plugin.py"
