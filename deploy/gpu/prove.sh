@@ -12,8 +12,10 @@
 #   WORK        where everything goes                                ./keyahead-proof
 #   SOURCE      a checkout of keyahead                               the one that this script lies in, else cloned
 #   REPOSITORY  where to clone it from, REF which branch or tag      needed only without a checkout; main
+#   ACCEPT_LICENCE  1: the model's licence allows your use           needed for 3B
 #   TYPISTS, SECONDS_OF_TYPING                                       16, 180
 #   TRITON_PORT, GRPC_PORT, METRICS_PORT                             8801 (and 8802), 50551, 9464
+#   READY_S     how long a server may take to start                  900
 #
 # It ends with 0 if the objectives are met. What it started it has stopped by then, however it ends.
 #
@@ -38,7 +40,13 @@ IMAGE=nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
 READY_S=${READY_S:-900}
 STOP_S=60
 
-case $WORK in *:*) fail "the folder $WORK has a colon, which docker takes for an end: set WORK to another" ;; *) ;; esac
+# docker takes a colon for an end, and this script reads the tokenizer's folder out of JSON.
+for folder in "$WORK" "${CHECKPOINT:-}"; do
+    case $folder in
+        *[!A-Za-z0-9/._\ +=@,~-]*) fail "the folder $folder has a character other than letters, digits, blanks and ._+=@,~-: choose another" ;;
+        *) ;;
+    esac
+done
 mkdir -p "$WORK"
 WORK=$(cd "$WORK" && pwd)
 pids=''
@@ -122,10 +130,13 @@ case $GPU in
     *) [ "$RUNTIME" = llm-api ] && PRECISION=${PRECISION:-int4-awq} || PRECISION=${PRECISION:-int8-sq} ;;
 esac
 printf '%s: %s in %s on %s, %s\n' "$product" "$MODEL" "$PRECISION" "$GPU" "$RUNTIME" >&2
+# The KV cache takes its share of what is free, so another's use would be measured, too; a display takes less than this.
+used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits | head -n 1)
+[ "$used" -le 1024 ] || fail "$used MiB of the GPU's memory are in use: stop what runs there (nvidia-smi and docker ps show it)"
 # Another server on a port would be taken for ours, and measured.
 for port in "$TRITON_PORT" "$((TRITON_PORT + 1))" "$GRPC_PORT" "$METRICS_PORT"; do
     python3 -c 'import socket, sys; socket.create_server(("127.0.0.1", int(sys.argv[1]))).close()' "$port" 2>/dev/null ||
-        fail "port $port is taken: stop what listens there, or set TRITON_PORT, GRPC_PORT or METRICS_PORT"
+        fail "port $port is taken: stop what listens there (docker ps shows what a killed run has left), or set TRITON_PORT, GRPC_PORT or METRICS_PORT"
 done
 
 say 'keyahead'
@@ -147,6 +158,12 @@ fi
 make -C "$SOURCE" venv
 PATH=$SOURCE/.venv/bin:$PATH
 export PATH
+
+say 'The plan'
+# Before anything large is fetched: what cannot be planned is refused here.
+set -- --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" --work "$WORK/engines"
+[ -z "${ACCEPT_LICENCE:-}" ] || set -- "$@" --accept-licence
+keyahead engine plan "$@" >&2
 
 say 'The container'
 # What is there is not pulled again: a tag that came to mean another image would mean another engine.
@@ -183,25 +200,16 @@ if [ -z "${CHECKPOINT:-}" ]; then
 fi
 [ -f "$CHECKPOINT/config.json" ] || fail "$CHECKPOINT is no Hugging Face checkpoint"
 
-engine() {
-    action=$1
-    shift
-    keyahead engine "$action" --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" --image-digest "$digest" \
-        --work "$WORK/engines" "$@"
-}
-
-say 'The plan'
-engine plan --json >"$WORK/plan.json"
-
 say 'The engine'
-engine build --checkpoint "$CHECKPOINT"
+set -- "$@" --image-digest "$digest"
+keyahead engine plan "$@" --json >"$WORK/plan.json"
+keyahead engine build "$@" --checkpoint "$CHECKPOINT"
 
 say 'The preflight'
-engine preflight --port "$TRITON_PORT" || fail "the engine must not serve: preflight.txt and contract.log in $WORK/engines/* say why"
+keyahead engine preflight "$@" --port "$TRITON_PORT" || fail "the engine must not serve: preflight.txt and contract.log in $WORK/engines/* say why"
 
 say 'Triton'
-in_background triton keyahead engine serve --model "$MODEL" --gpu "$GPU" --precision "$PRECISION" --runtime "$RUNTIME" \
-    --image-digest "$digest" --work "$WORK/engines" --port "$TRITON_PORT" --json
+in_background triton keyahead engine serve "$@" --port "$TRITON_PORT" --json
 until_ready triton "$last" triton_is_ready
 tokenizer=$(sed -n 's/.*"tokenizer": "\([^"]*\)".*/\1/p' "$WORK/triton.log")
 drafts=$(sed -n 's/.*"max_drafts": \([0-9]*\).*/\1/p' "$WORK/triton.log")

@@ -51,6 +51,11 @@ def test_a_plan_for_programs() -> None:
         (["--model", "qwen2.5-coder-3b"], "--accept-licence"),
         (["--image-digest", "latest"], "no image digest"),
         (["--runtime", "llm-api", "--precision", "int8-sq"], "formats-of-pytorch"),
+        (["--lora-module", "q_proj"], "give --lora-rank too"),
+        (["--option", "gemm_plugin=fp7"], "give one of auto"),
+        (["--option", "kv_cache_type"], "has no value"),
+        (["--parameter", "kv_cache_host_memory_bytes=2GB"], "give a whole number"),
+        (["--max-drafts", "4"], "verify 8 drafts at once"),
         (["--runtime", "llm-api", "--option", "max_draft_len=3"], "leave them out"),
     ],
 )
@@ -65,6 +70,7 @@ def test_a_refusal_is_a_sentence(options: list[str], reason: str) -> None:
     ("action", "programs"),
     [
         ("build", ["/probe.py", "quantize.py", "trtllm-build"]),
+        ("prepare", ["quantize.py", "trtllm-build"]),
         ("preflight", ["tritonserver", "pytest"]),
         ("serve", ["--brief", "tritonserver"]),
     ],

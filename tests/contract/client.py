@@ -35,6 +35,7 @@ class Answer:
     """All that came for one request."""
 
     deltas: list[tuple[int, ...]] = field(default_factory=list)
+    log_probs: tuple[float, ...] | None = None
     perf: Perf | None = None
     error: str = ""
 
@@ -62,7 +63,8 @@ class Stream:
             message.inputs.add(name=name, datatype=(datatypes or {}).get(name, _DATATYPES[array.dtype]), shape=array.shape)
             message.raw_input_contents.append(array.tobytes())
         perf = [tensor.name for tensor in PERF_OUTPUTS] if "return_perf_metrics" in tensors else []
-        for name in (*_BASIC, *perf):
+        log_probs = ["output_log_probs"] if "return_log_probs" in tensors else []
+        for name in (*_BASIC, *log_probs, *perf):
             message.outputs.add(name=name)
         self._outgoing.put(message)
 
@@ -98,6 +100,7 @@ class Stream:
         }
         response = decode_response(arrays)
         self.answer.deltas.append(response.output_ids)
+        self.answer.log_probs = response.log_probs
         self.answer.perf = response.perf or self.answer.perf
 
 

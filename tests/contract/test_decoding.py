@@ -27,6 +27,14 @@ def test_a_token_ends_the_answer(endpoint: Endpoint, prompt: tuple[int, ...], ex
     assert answer.tokens in (expected[:place], expected[: place + 1])
 
 
+def test_each_token_has_its_log_probability(endpoint: Endpoint, prompt: tuple[int, ...]) -> None:
+    """Or none has: an engine of TensorRT-LLM for external drafts computes none, and the service does without."""
+    answer = endpoint.ask(prompt, max_new_tokens=6, return_log_probs=True)
+    if answer.log_probs is not None:
+        assert len(answer.log_probs) == len(answer.tokens)
+        assert max(answer.log_probs) <= 1e-5
+
+
 def test_a_bias_decides_the_token(endpoint: Endpoint, prompt: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Token healing rests on it."""
     wanted = expected[0] + 1
@@ -44,12 +52,15 @@ def test_requests_side_by_side_do_not_mix(endpoint: Endpoint, prompt: tuple[int,
 
 
 def test_an_equal_beginning_is_not_computed_again(endpoint: Endpoint) -> None:
-    """A new prompt reuses no block; the same again, with another end, reuses those before the end."""
+    """A new prompt reuses no block; the same again, with another end, reuses those before the end.
+
+    TensorRT-LLM counts a block of which it copies a part, and the first token alone may be that of a prompt before.
+    """
     pattern = tuple(secrets.choice(range(300, 3000)) for _ in range(4 * BLOCK_TOKENS))
     cold = endpoint.ask(pattern, max_new_tokens=1, return_perf_metrics=True).perf
     warm = endpoint.ask((*pattern[:-1], 5), max_new_tokens=1, return_perf_metrics=True).perf
     assert cold is not None
     assert warm is not None
-    assert cold.reused_blocks == 0
+    assert cold.reused_blocks <= 1
     assert warm.reused_blocks >= 3
     assert warm.arrival_ns <= warm.first_scheduled_ns <= warm.first_token_ns <= warm.last_token_ns

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keyahead.engine.trtllm.rules import TESTED_DRAFTS as DRAFTS
 from tests.contract.client import Endpoint, good_tensors
 
 pytestmark = pytest.mark.drafts
 
-DRAFTS = 8
 TOO_MANY = 200
 """More than any engine of ours is built for."""
 
@@ -53,5 +53,5 @@ def test_too_many_drafts_are_an_error_that_says_so(endpoint: Endpoint, prompt: t
 
 def test_wrong_drafts_leave_no_trace(endpoint: Endpoint, prompt: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """After rejected drafts the same prompt still gives the same answer."""
-    endpoint.ask(prompt, draft_ids=tuple(reversed(expected)), max_new_tokens=10)
+    endpoint.ask(prompt, draft_ids=tuple(reversed(expected[:DRAFTS])), max_new_tokens=DRAFTS + 1)
     assert endpoint.ask(prompt, max_new_tokens=9).tokens == expected

@@ -29,7 +29,7 @@ step = " ".join([name, *words[:2]])
 if os.environ.get("FAKE_FAIL") and step.startswith(os.environ["FAKE_FAIL"]):
     sys.exit(3)
 if name == "nvidia-smi":
-    print(os.environ["FAKE_GPU"])
+    print(os.environ.get("FAKE_USED_MB", "3") if "memory.used" in words[0] else os.environ["FAKE_GPU"])
 elif step == "docker image inspect":
     # Of the mirror it was pulled from, too, and of nothing before it was pulled.
     if PULLED.exists():
@@ -72,9 +72,11 @@ PORTS = 'python3 -c import socket, sys; socket.create_server(("127.0.0.1", int(s
 EXPECTED = [
     "docker version",
     "nvidia-smi --query-gpu=name --format=csv,noheader",
+    "nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits",
     *(f"{PORTS} {port}" for port in (8801, 8802, 50551, 9464)),
     "git clone --depth 1 --branch main https://example.org/keyahead.git WORK/source.part",
     "make -C WORK/source venv",
+    "keyahead engine plan PLANNED",
     INSPECT,
     "docker info --format {{.DockerRootDir}}",
     "df -Pk /",
@@ -99,7 +101,8 @@ EXPECTED = [
     "stopped keyahead serve",
     "stopped keyahead engine serve",
 ]
-OPTIONS = f"--model qwen2.5-coder-1.5b --gpu l4 --precision fp8 --runtime tensorrt --image-digest {DIGEST} --work WORK/engines"
+PLANNED = "--model qwen2.5-coder-1.5b --gpu l4 --precision fp8 --runtime tensorrt --work WORK/engines"
+OPTIONS = f"{PLANNED} --image-digest {DIGEST}"
 
 
 class Host:
@@ -133,7 +136,7 @@ class Host:
     def asked(self) -> list[str]:
         """Every command, with names for what differs from run to run, and an answer's repetitions left out."""
         lines = [" ".join(json.loads(line)).replace(str(self.work), "WORK") for line in self._log.read_text().splitlines()]
-        shortened = [line.replace(OPTIONS, "OPTIONS") for line in lines]
+        shortened = [line.replace(OPTIONS, "OPTIONS").replace(PLANNED, "PLANNED") for line in lines]
         return [line for index, line in enumerate(shortened) if index == 0 or line != shortened[index - 1]]
 
 
@@ -229,15 +232,32 @@ def test_the_llm_api_can_be_proved_as_well(host: Host, product: str, options: st
     assert f"{options} --runtime llm-api" in host.asked[-1]
 
 
+def test_what_cannot_be_planned_is_refused_before_anything_is_fetched(host: Host) -> None:
+    """Neither the image nor the model is downloaded for a plan that rules refuse."""
+    run = host.prove(FAKE_FAIL="keyahead engine plan")
+    assert run.returncode == 3
+    assert not [line for line in host.asked if line.startswith(("docker pull", "hf"))]
+
+
+def test_the_operators_word_on_a_licence_is_passed_on(host: Host) -> None:
+    """The plan of 3B asks for it, and all steps have to name the same plan."""
+    assert host.prove(MODEL="qwen2.5-coder-3b", ACCEPT_LICENCE="1").returncode == 0
+    steps = [line for line in host.asked if line.startswith("keyahead engine")]
+    assert len(steps) == 5
+    assert all("--model qwen2.5-coder-3b" in line and "--accept-licence" in line for line in steps)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
         ({"FAKE_GPU": "NVIDIA A10G"}, "no plan for the GPU 'NVIDIA A10G'"),
-        ({"WORK": "/nowhere/a:b"}, "has a colon"),
+        ({"WORK": "/nowhere/a:b"}, "/nowhere/a:b has a character"),
+        ({"CHECKPOINT": "/nowhere/modèle"}, "/nowhere/modèle has a character"),
         ({"FAKE_FAIL": "keyahead engine preflight"}, "contract.log in"),
         ({"REPOSITORY": ""}, "set SOURCE to one, or REPOSITORY"),
         ({"REVISION": ""}, "set REVISION"),
         ({"FAKE_FAIL": "nvidia-smi"}, "finds no GPU"),
+        ({"FAKE_USED_MB": "20480"}, "20480 MiB of the GPU's memory are in use"),
         ({"FAKE_FAIL": "python3"}, "port 8801 is taken"),
         ({"FAKE_FAIL": "git"}, "cannot be cloned"),
         ({"FAKE_FREE_GB": "44"}, "the image needs about 45 GB of disk, and / has 44 GB"),

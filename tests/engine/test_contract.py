@@ -101,6 +101,12 @@ def test_a_trap_of_tensorrt_llm_is_not_sent(fields: dict[str, Any], reason: str)
         encode_request(EngineRequest((1, 2), **fields))
 
 
+@pytest.mark.parametrize(("log_probs", "known"), [((-0.5, 0.0), (-0.5, 0.0)), ((0.0, 0.0), None), (None, None)])
+def test_zeros_are_no_log_probabilities(log_probs: tuple[float, ...] | None, known: tuple[float, ...] | None) -> None:
+    """Of an engine that computes none; a certain token beside another keeps its zero."""
+    assert decode_response(encode_response(EngineResponse((1, 2), log_probs))).log_probs == known
+
+
 @pytest.mark.parametrize("fields", [{"draft_ids": (5,) * MAX_DRAFTS}, {"return_log_probs": True}, {"streaming": True}])
 def test_each_by_itself_is_sent(fields: dict[str, Any]) -> None:
     """As many drafts as an engine takes, log-probabilities, a stream."""

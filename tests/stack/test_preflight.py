@@ -60,11 +60,11 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return record
 
 
-def checked(tmp_path: Path, tests: str) -> preflight.Report:
+def checked(tmp_path: Path, tests: str, conftest: str = CONFTEST) -> preflight.Report:
     """A preflight with these tests as the contract's."""
     folder = tmp_path / "repo" / "tests" / "contract"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "conftest.py").write_text(conftest)
     (folder / "test_contract.py").write_text(tests)
     return preflight.preflight(PLAN, tmp_path / "work", free_ports(1)[0], SilentProgress(), folder)
 
@@ -85,7 +85,6 @@ def test_a_good_engine_may_serve(log: Path, tmp_path: Path) -> None:
     assert written["passed"]
     assert {"what": "contract: test_asks", "ok": True, "detail": "passed", "fatal": True} in written["findings"]
     assert "The engine may serve." in (folder / "preflight.txt").read_text()
-    preflight.require_passed(folder)
     preflight.require_servable(PLAN, folder, SilentProgress())
 
 
@@ -124,7 +123,29 @@ def test_a_failed_skipped_or_missing_contract_test_is_fatal(log: Path, tmp_path:
     assert not report.passed
     assert any(each.what.startswith("contract") and not each.ok for each in report.findings)
     with pytest.raises(SetupError, match="passed no preflight"):
-        preflight.require_passed(tmp_path / "work" / PLAN.name)
+        preflight.require_passed(PLAN, tmp_path / "work" / PLAN.name)
+
+
+def test_an_earlier_result_does_not_count(log: Path, tmp_path: Path) -> None:
+    """Tests that cannot be started leave no result, and that of the last time is not taken for theirs."""
+    assert checked(tmp_path, PASSES).passed
+    assert not checked(tmp_path, PASSES, conftest="").passed
+
+
+def test_tests_that_do_not_end_are_no_pass(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that hangs is a finding in the report, not a traceback."""
+    monkeypatch.setattr(preflight, "TESTS_TIMEOUT_S", 0.1)
+    report = checked(tmp_path, PASSES)
+    assert [each.detail for each in report.findings if each.what == "contract" and "did not run to their end" in each.detail]
+
+
+def test_other_parameters_need_another_preflight(log: Path, tmp_path: Path) -> None:
+    """They are no part of the folder's name, so a pass with other ones lies there."""
+    checked(tmp_path, PASSES)
+    other = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.BF16, serving={"cuda_graph_mode": "false"})
+    assert other.name == PLAN.name
+    with pytest.raises(SetupError, match="passed no preflight"):
+        preflight.require_passed(other, tmp_path / "work" / PLAN.name)
 
 
 def test_a_wrong_container_is_not_even_started(log: Path, tmp_path: Path) -> None:

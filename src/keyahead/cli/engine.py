@@ -87,6 +87,8 @@ def engine(
         return
     if runtime is Runtime.LLM_API and (option or parameter):
         raise UsageError("--option and --parameter are for a TensorRT engine: leave them out with --runtime llm-api.")
+    if lora_module and not lora_rank:
+        raise UsageError("--lora-module is of adapters, and there are none: give --lora-rank too, or leave it out.")
     drafts = runtime.default_drafts if max_drafts is None else max_drafts
     plan = Plan.make(
         model,
@@ -110,7 +112,7 @@ def engine(
         if action is Action.BUILD:
             _build(plan, checkpoint.absolute(), place, code, output, dry_run=dry_run)
         else:
-            job.prepare(plan, checkpoint.absolute(), place, code)
+            _prepare(plan, checkpoint.absolute(), place, code, output, dry_run=dry_run)
     elif action is Action.PREFLIGHT:
         _preflight(plan, place, port, output, dry_run=dry_run)
     else:
@@ -161,6 +163,15 @@ def _build(plan: Plan, checkpoint: Path, work: Path, code: Path | None, output: 
         building.build(plan, checkpoint, work, docker.run, RichProgress(), code=code)
         output.console.print(f"The engine is in {folder}.")
     output.emit({"folder": str(folder), "built": not dry_run, "commands": commands})
+
+
+def _prepare(plan: Plan, checkpoint: Path, folder: Path, code: Path | None, output: Output, *, dry_run: bool) -> None:
+    commands = job.commands(plan, checkpoint, folder)
+    if dry_run:
+        _print_commands(commands, output)
+    else:
+        job.prepare(plan, checkpoint, folder, code)
+    output.emit({"folder": str(folder), "prepared": not dry_run, "commands": commands})
 
 
 def _preflight(plan: Plan, work: Path, port: int, output: Output, *, dry_run: bool) -> None:

@@ -20,7 +20,6 @@ BLOCK_TOKENS = 32
 
 MAX_DRAFTS = 24
 """Drafts verified in one step at most: the CPU engine's limit, and the `--max_draft_len` to build a TensorRT-LLM engine with."""
-
 Array = npt.NDArray[Any]
 
 DTYPES: Mapping[str, type[np.generic]] = {
@@ -388,13 +387,14 @@ def decode_response(tensors: Mapping[str, Array]) -> EngineResponse:
         if name not in tensors:
             raise ContractError(f"{name}: missing in the response")
     length = int(tensors["sequence_length"].reshape(-1)[0])
-    log_probs = tensors.get("output_log_probs")
+    log_probs = tensors.get("output_log_probs", np.zeros(0))
     perf = None
     if "kv_cache_reused_blocks" in tensors:
         values = {attribute: tensors[name].reshape(-1)[0].item() for name, attribute in _PERF_FIELDS.items() if name in tensors}
         perf = Perf(**values)
     return EngineResponse(
         output_ids=tuple(tensors["output_ids"].reshape(-1)[:length].tolist()),
-        log_probs=None if log_probs is None else tuple(log_probs.reshape(-1)[:length].tolist()),
+        # All zero is none: TensorRT-LLM's layer for external drafts computes none (docs/gpu.md), and zero would be certainty.
+        log_probs=tuple(log_probs.reshape(-1)[:length].tolist()) if log_probs.any() else None,
         perf=perf,
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -30,16 +31,19 @@ class Report:
     plan: Plan
     facts: Facts
     findings: tuple[Finding, ...]
+    built: bool = True
+    """Whether there is an engine that it could be about."""
 
     @property
     def passed(self) -> bool:
-        """Whether the engine may serve."""
+        """Whether the engine may serve or, if it is still to be built, may be built."""
         return all(each.ok or not each.fatal for each in self.findings)
 
     def to_json(self) -> dict[str, object]:
         """For programs."""
         return {
             "passed": self.passed,
+            "built": self.built,
             "plan": self.plan.to_json(),
             "here": {**dataclasses.asdict(self.facts.origin), "driver": self.facts.driver, "triton_release": self.facts.triton_release},
             "findings": [dataclasses.asdict(each) for each in self.findings],
@@ -49,8 +53,8 @@ class Report:
         """For people."""
         words = {(True, True): "ok", (True, False): "ok", (False, True): "FAILED", (False, False): "note"}
         lines = [f"{words[each.ok, each.fatal]:8}{each.what}: {each.detail}" for each in self.findings]
-        verdict = "may serve" if self.passed else "must not serve"
-        return "\n".join([f"Preflight of {self.plan.name}", *lines, f"The engine {verdict}.", ""])
+        verdict = f"The engine {'may' if self.passed else 'must not'} {'serve' if self.built else 'be built'}."
+        return "\n".join([f"Preflight of {self.plan.name}", *lines, verdict, ""])
 
 
 def preflight(plan: Plan, work: Path, port: int, progress: Progress, tests: Path = CONTRACT_TESTS) -> Report:
@@ -79,11 +83,11 @@ def check(folder: Path, progress: Progress) -> Report:
     facts = job.inspect(plan, source, folder, progress)
     findings = [*compare(plan, facts), _same_repository(plan, folder)]
     findings.append(Finding("contract", False, "not run here: point tests/contract at Triton's port", fatal=False))
-    if job.is_built(folder):
+    if built := job.is_built(folder):
         job.finish(plan, source, folder, progress)
         findings.append(_same_files(plan, build.read_manifest(folder)["engine"], folder, progress))
-    report = _written(Report(plan, facts, tuple(findings)), folder)
-    if report.passed and job.is_built(folder):
+    report = _written(Report(plan, facts, tuple(findings), built), folder)
+    if report.passed and built:
         (folder / job.WHOLE).touch()
     return report
 
@@ -97,15 +101,16 @@ def _written(report: Report, folder: Path) -> Report:
 
 def require_servable(plan: Plan, folder: Path, progress: Progress) -> None:
     """Raise a SetupError unless the engine in `folder` has passed its preflight, and GPU and container are still those it was built on."""
-    require_passed(folder)
+    require_passed(plan, folder)
     facts = build.inspect(plan, folder, docker.run, progress, BRIEF_COMMAND)
     build.require_origin(build.read_manifest(folder), facts.origin, folder)
 
 
-def require_passed(folder: Path) -> None:
-    """Raise a SetupError unless the engine in `folder` has passed its preflight."""
+def require_passed(plan: Plan, folder: Path) -> None:
+    """Raise a SetupError unless the engine in `folder` has passed its preflight, served as the plan says."""
     try:
-        passed = json.loads((folder / REPORT).read_text())["passed"]
+        report = json.loads((folder / REPORT).read_text())
+        passed = report["passed"] and all(report["plan"][key] == plan.to_json()[key] for key in ("name", "serving", "llm"))
     except (OSError, ValueError, KeyError):
         passed = False
     if not passed:
@@ -144,7 +149,8 @@ def _same_repository(plan: Plan, folder: Path) -> Finding:
 
 
 def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Finding]:
-    with (folder / "contract.log").open("wb") as log:
+    (folder / "contract.xml").unlink(missing_ok=True)  # that of an earlier preflight would pass for this one's
+    with (folder / "contract.log").open("wb") as log, suppress(subprocess.TimeoutExpired):
         command = contract_command(plan, address, folder, tests)
         # From the checkout's root, whose pyproject.toml configures pytest.
         cwd = tests.parent.parent
@@ -152,7 +158,7 @@ def _contract(plan: Plan, address: str, folder: Path, tests: Path) -> list[Findi
     try:
         cases = list(ET.parse(folder / "contract.xml").iter("testcase"))  # noqa: S314  # written by the pytest that we started
     except (OSError, ET.ParseError):
-        return [Finding("contract", False, f"the tests did not run: {folder / 'contract.log'} says why")]
+        return [Finding("contract", False, f"the tests did not run to their end: {folder / 'contract.log'} says why")]
     findings = [_case(case) for case in cases]
     return findings or [Finding("contract", False, f"there were no tests in {tests}")]
 

@@ -77,7 +77,7 @@ def facts(card: Gpu, product: str, **changes: Any) -> dict[str, Any]:
     quantize = "--model_dir --output_dir --dtype {auto,float16,bfloat16} --qformat {fp8,int8_sq,int4_awq} --calib_dataset --calib_size"
     return {
         "gpu": {"name": product, "compute_cap": card.compute_capability, "driver_version": "590.48.01", "memory.total": "23034 MiB"},
-        "triton_release": image.TRITON_RELEASE,
+        "triton_release": image.Image().release,
         "tensorrt_llm": image.TRTLLM_VERSION,
         "tensorrt": image.TENSORRT_VERSION,
         "help": {

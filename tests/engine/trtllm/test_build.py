@@ -99,6 +99,22 @@ def test_an_interrupted_build_goes_on(host: Host, tmp_path: Path) -> None:
     assert build.read_manifest(folder)["phases"].keys() == {"checkpoint", "engine"}
 
 
+def test_a_container_that_would_fail_its_preflight_is_refused_first(host: Host, tmp_path: Path) -> None:
+    """Before minutes of a rented GPU go into an engine that must not serve."""
+    host.facts["config"] = host.facts["config"].replace("cuda_graph_mode", "graphs")
+    with pytest.raises(SetupError, match=r"not what the plan assumes \(parameters: it knows no cuda_graph_mode\)"):
+        made(host, tmp_path)
+    assert host.ran == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(host: Host, tmp_path: Path) -> None:
+    """With what stands in the way, and nothing run."""
+    (tmp_path / "work").write_text("a file")
+    with pytest.raises(SetupError, match="a file stands where a folder should be"):
+        made(host, tmp_path)
+    assert host.ran == []
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -95,11 +95,11 @@ def checked(release: Path) -> preflight.Report:
 def test_checks_before_and_after_make_it_whole(release: Path) -> None:
     """The first begins the manifest, the second finishes it and leaves the file that Triton waits for; a third finds all as it was."""
     probed(release)
-    assert checked(release).passed
+    assert checked(release).to_text().endswith("The engine may be built.\n")
     assert not (release / job.WHOLE).exists()
     assert "engine" not in read_manifest(release)
     _, commands = build(release)
-    assert checked(release).passed
+    assert checked(release).to_text().endswith("The engine may serve.\n")
     manifest = read_manifest(release)
     assert (release / job.WHOLE).exists()
     assert manifest["origin"] == {"gpu": "NVIDIA L4", "compute_capability": "8.9", "tensorrt_llm": "1.2.1", "tensorrt": "10.14.1.48"}
@@ -128,7 +128,7 @@ def test_another_container_does_not_pass(release: Path) -> None:
     """The report says what is different."""
     probed(release, tensorrt_llm="1.3.0")
     report = checked(release)
-    assert not report.passed
+    assert report.to_text().endswith("The engine must not be built.\n")
     assert "1.3.0, planned: 1.2.1" in report.to_text()
 
 
@@ -142,13 +142,15 @@ def test_an_engine_of_another_version_is_refused(release: Path) -> None:
 
 
 def test_an_engine_of_another_plan_is_refused(release: Path, tmp_path: Path) -> None:
-    """What is built is kept, so an engine for 8 drafts would be served as one for 24."""
+    """What is built is kept, so an engine for 8 drafts would be served as one for 24; the repository that is served stays, too."""
     probed(release)
     build(release)
     checked(release)
-    job.prepare(Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_drafts=8)), tmp_path / "checkpoint", release, None)
+    other = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, Limits(max_batch_size=8))
     with pytest.raises(SetupError, match=r"was begun for qwen2\.5-coder-1\.5b-l4-fp8-\w{8}, and the plan is"):
-        checked(release)
+        job.prepare(other, tmp_path / "checkpoint", release, None)
+    assert "max_batch_size: 32" in (release / "repository" / "tensorrt_llm" / "config.pbtxt").read_text()
+    assert checked(release).passed
 
 
 def test_a_changed_engine_does_not_pass(release: Path) -> None:

@@ -29,7 +29,8 @@ CHECKPOINTS = {
 BUILD = (
     "trtllm-build --checkpoint_dir /made/checkpoint --output_dir /made/engine --gemm_plugin auto --gpt_attention_plugin auto "
     "--remove_input_padding enable --context_fmha enable --kv_cache_type paged --use_paged_context_fmha enable --tokens_per_block 32 "
-    "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable"
+    "--max_batch_size 32 --max_beam_width 1 --max_input_len 4096 --max_seq_len 4352 --max_num_tokens 8192 --multiple_profiles enable "
+    "--logits_dtype float32"
 )
 DRAFTS = " --speculative_decoding_mode draft_tokens_external --max_draft_len 24"
 
@@ -79,7 +80,14 @@ def test_an_engine_without_drafts() -> None:
     model=st.sampled_from([name for name in networks.NETWORKS if networks.get(name).open_licence]),
     gpu=st.sampled_from(list(gpus.GPUS)),
     precision=st.sampled_from(Precision),
-    limits=st.builds(Limits, st.integers(1, 128), st.integers(64, 8192), st.integers(1, 512), st.integers(0, 64), st.integers(256, 16384)),
+    limits=st.builds(
+        Limits,
+        st.integers(1, 128),
+        st.integers(64, 8192),
+        st.integers(1, 512),
+        st.sampled_from([0, *range(8, 65)]),
+        st.integers(256, 16384),
+    ),
 )
 def test_what_is_planned_can_be_served(model: str, gpu: str, precision: Precision, limits: Limits) -> None:
     """Whatever passes the rules holds a whole prompt with answer and drafts, and uses nothing that TensorRT-LLM does not know.

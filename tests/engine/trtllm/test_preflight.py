@@ -12,6 +12,7 @@ from keyahead.engine.contract import INPUTS, OUTPUTS
 from keyahead.engine.store import SetupError
 from keyahead.engine.trtllm import gpus
 from keyahead.engine.trtllm.facts import Facts
+from keyahead.engine.trtllm.image import Image
 from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
 from keyahead.engine.trtllm.preflight import compare, declared
@@ -103,6 +104,14 @@ def test_an_older_driver_is_a_note() -> None:
     ok, fatal, detail = found(**gpu(driver_version="580.95.05"))["driver"]
     assert (ok, fatal) == (False, False)
     assert "forward compatibility" in detail
+
+
+@pytest.mark.parametrize(("tag", "release", "right"), [("26.04", "26.04", True), ("26.04", "26.07", False), ("25.10", "25.10", True)])
+def test_the_release_is_that_of_the_tag(tag: str, release: str, right: bool) -> None:
+    """26.04 has the same TensorRT-LLM as 26.07, and is the one to fall back to; 25.10 is refused for its TensorRT-LLM."""
+    plan = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, image=Image(f"{tag}-trtllm-python-py3"))
+    output = json.dumps(facts(gpus.get("l4"), "NVIDIA L4", triton_release=release))
+    assert {each.what: each.ok for each in compare(plan, Facts.parse(output))}["Triton's release"] == right
 
 
 @pytest.mark.parametrize(("version", "same"), [("10.14.1.48.post1", True), ("10.14.1.480", False), ("10.14.2.post1", False)])

@@ -124,7 +124,18 @@ def test_every_parameter_is_nvidias_and_as_recommended(plan: Plan) -> None:
         "multi_block_mode": "true",
         "cuda_graph_mode": "true",
         "cuda_graph_cache_size": "100",
+        "tokenizer_dir": "",
+        "xgrammar_tokenizer_info_path": "",
+        "guided_decoding_backend": "",
     }
+
+
+@pytest.mark.parametrize("key", ["gpt_model_type", "tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_backend"])
+def test_a_parameter_that_the_backend_does_not_load_without_is_there(key: str) -> None:
+    """It reads these four without a default (model_instance_state.cc), in an engine for adapters or without drafts, too."""
+    for limits, lora in ((Limits(), None), (Limits(), Lora(16)), (Limits(max_drafts=0), None)):
+        plan = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, limits, lora=lora)
+        assert f'parameters {{ key: "{key}" value' in engine_config(plan)
 
 
 def test_an_engine_for_adapters_has_caches_for_them() -> None:

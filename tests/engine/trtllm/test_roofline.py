@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keyahead.engine.trtllm import gpus, networks, roofline
+from keyahead.engine.trtllm.plan import Plan
 from keyahead.engine.trtllm.precision import Precision
 
 # GB a step; roof of step, prefill, total in ms; practical prefill, step, total, verification in ms.
@@ -63,3 +64,11 @@ def test_an_untied_head_counts_twice_in_memory_and_once_in_a_step() -> None:
     memory = roofline.memory(network, gpu, Precision.FP16, step_tokens=1, logit_rows=1, kv_fraction=0.9)
     assert memory.weights - roofline.step_bytes(network, Precision.FP16) == 2 * network.head_weights
     assert memory.kv_tokens == pytest.approx(0.9 * (80e9 - memory.weights) / 57344, rel=0.01)
+
+
+@pytest.mark.parametrize(("limit", "tokens"), [("10000", 10_000), ("900000000", None)])
+def test_the_smaller_of_two_limits_bounds_the_kv_cache(limit: str, tokens: int | None) -> None:
+    """A count of tokens, for a GPU that others use, beside the share of free memory."""
+    unbounded = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8).memory.kv_tokens
+    bounded = Plan.make("qwen2.5-coder-1.5b", "l4", Precision.FP8, serving={"max_tokens_in_paged_kv_cache": limit})
+    assert bounded.memory.kv_tokens == (tokens or unbounded)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from keyahead.engine import tokenizer
-from keyahead.engine.store import Progress, SetupError, atomic_file, atomic_folder, growth, locked, require_free_space
+from keyahead.engine.store import Progress, SetupError, atomic_file, atomic_folder, disk_errors, growth, locked, require_free_space
 from keyahead.engine.trtllm import calibration
 from keyahead.engine.trtllm.facts import MOUNTS, PROBE_COMMAND, Facts, Origin
+from keyahead.engine.trtllm.image import TAG
 from keyahead.engine.trtllm.plan import CALIBRATION_DIR, CHECKPOINT_DIR, ENGINE_DIR, MODEL_DIR, Plan
+from keyahead.engine.trtllm.preflight import compare
 
 Run = Callable[[Sequence[str], Path], None]
 """Runs a command of the host, its output going to a file; SetupError if it fails."""
@@ -70,17 +72,18 @@ def build(plan: Plan, source: Path, work: Path, run: Run, progress: Progress, *,
         progress: who watches.
         code: what to calibrate with, a folder; by default Python's standard library.
 
-    Raises SetupError when a phase fails, the GPU is another than the plan's, or the folder holds an engine of another GPU, version or
-    source.
+    Raises SetupError when a phase fails, GPU or container are not what the plan assumes, or the folder holds an engine of another GPU,
+    version or source.
 
     """
     require_checkpoint(plan, source)
     folder = work.absolute() / plan.name
+    make_folder(folder)
     with locked(folder, plan.name, progress):
-        folder.mkdir(parents=True, exist_ok=True)
         facts = inspect(plan, folder, run, progress)
         require_gpu(plan, facts)
         manifest = begin(plan, source, folder, facts.origin, progress)
+        require_container(plan, facts)
         if not (folder / "tokenizer").exists():
             with atomic_folder(folder / "tokenizer") as target:
                 tokenizer.write_published(source, PRE_TOKENIZER, target)
@@ -124,6 +127,18 @@ def require_gpu(plan: Plan, facts: Facts) -> None:
         )
 
 
+def require_container(plan: Plan, facts: Facts) -> None:
+    """Raise a SetupError unless the container is the plan's: building takes long, and what comes of it would not pass its preflight."""
+    if wrong := [f"{each.what}: {each.detail}" for each in compare(plan, facts) if each.fatal and not each.ok]:
+        raise SetupError(f"The container is not what the plan assumes ({'; '.join(wrong)}): use the tag {TAG}, and no option it lacks.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make it unless it is there; SetupError if that cannot be."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a built engine; SetupError if there is none."""
     try:
@@ -158,13 +173,18 @@ def begin(plan: Plan, source: Path, folder: Path, origin: Origin, progress: Prog
         begun |= {"source": digests(source, progress), "phases": {}}
         write_manifest(folder, begun)
         return begun
+    require_same_plan(plan, folder)
     manifest = read_manifest(folder)
-    if (name := manifest["plan"]["name"]) != plan.name:
-        raise SetupError(f"{folder} was begun for {name}, and the plan is {plan.name}: remove it, or use another --work folder.")
     require_origin(manifest, origin, folder)
     if manifest["source"] != digests(source, progress):
         raise SetupError(f"{folder} was begun from other weights than {source}: remove it, or use another --work folder.")
     return manifest
+
+
+def require_same_plan(plan: Plan, folder: Path) -> None:
+    """Raise a SetupError if `folder` was begun for another plan."""
+    if (folder / MANIFEST).exists() and (name := read_manifest(folder)["plan"]["name"]) != plan.name:
+        raise SetupError(f"{folder} was begun for {name}, and the plan is {plan.name}: remove it, or use another --work folder.")
 
 
 def _run(plan: Plan, phase: Phase, folder: Path, run: Run, progress: Progress) -> dict[str, object]:

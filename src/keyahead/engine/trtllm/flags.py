@@ -34,6 +34,17 @@ OPTIONS = SWITCHES | frozenset(
 )
 ALIASES: Mapping[str, str] = {"max_decoder_seq_len": "max_seq_len", "max_multimodal_len": "max_prompt_embedding_table_size"}
 """Second names. Rules judge by the first, and both together would contradict each other."""
+FEATURES = frozenset(
+    "context_fmha bert_context_fmha_fp32_acc remove_input_padding use_paged_context_fmha use_fp8_context_fmha fuse_fp4_quant "
+    "multiple_profiles paged_state streamingllm norm_quant_fusion reduce_fusion user_buffer use_fused_mlp pp_reduce_scatter "
+    "dora_plugin".split()
+)
+"""Options that are `enable` or `disable`."""
+PLUGINS = frozenset("bert_attention_plugin gpt_attention_plugin gemm_plugin lora_plugin moe_plugin mamba_conv1d_plugin nccl_plugin".split())
+"""Options that are one of these types."""
+PLUGIN_TYPES = frozenset("auto float16 float32 bfloat16 int32 disable".split())
+GEMM_TYPES = PLUGIN_TYPES | {"fp8", "nvfp4"}
+"""What `gemm_plugin` takes."""
 REMOVED_OPTIONS = frozenset({"auto_parallel", "gpus_per_node", "cluster_key"})
 """Options of versions before 1.0."""
 
@@ -48,6 +59,20 @@ PARAMETERS = frozenset(
     "enable_context_fmha_fp32_acc multi_block_mode cuda_graph_mode cuda_graph_cache_size speculative_decoding_fast_logits "
     "tokenizer_dir guided_decoding_backend xgrammar_tokenizer_info_path recv_poll_period_ms".split()
 )
+PARAMETER_SWITCHES = frozenset(
+    "kv_cache_onboard_blocks exclude_input_in_output enable_kv_cache_reuse normalize_log_probs enable_chunked_context "
+    "speculative_decoding_fast_logits enable_context_fmha_fp32_acc multi_block_mode cuda_graph_mode".split()
+)
+"""Parameters that are true or false."""
+PARAMETER_COUNTS = frozenset(
+    "max_beam_width max_tokens_in_paged_kv_cache sink_token_length kv_cache_host_memory_bytes cancellation_check_period_ms "
+    "stats_check_period_ms iter_stats_max_iterations request_stats_max_iterations num_nodes lora_cache_optimal_adapter_size "
+    "lora_cache_max_adapter_size lora_cache_host_memory_bytes lookahead_window_size lookahead_ngram_size "
+    "lookahead_verification_set_size cuda_graph_cache_size recv_poll_period_ms".split()
+)
+"""Parameters that are whole numbers."""
+POLICIES = frozenset({"guaranteed_no_evict", "max_utilization"})
+"""What `batch_scheduler_policy` takes."""
 
 SERVING: Mapping[str, str] = {
     "FORCE_CPU_ONLY_INPUT_TENSORS": "no",
@@ -67,6 +92,11 @@ SERVING: Mapping[str, str] = {
     "multi_block_mode": "true",
     "cuda_graph_mode": "true",
     "cuda_graph_cache_size": "100",
+    # Empty: no guided decoding. All other parameters may be missing, but without one of these the backend does not load the model
+    # (model_instance_state.cc, getGuidedDecodingConfigFromParams).
+    "tokenizer_dir": "",
+    "xgrammar_tokenizer_info_path": "",
+    "guided_decoding_backend": "",
 }
 """The backend's parameters for this service."""
 
@@ -87,6 +117,8 @@ def build_options(*, max_batch_size: int, max_input: int, max_output: int, max_d
         "max_seq_len": str(max_input + max_output),
         "max_num_tokens": str(max_num_tokens),
         "multiple_profiles": "enable",
+        # The type of `embedding_bias`. A checkpoint that was quantized asks for float16.
+        "logits_dtype": "float32",
     }
     if max_drafts:
         options |= {"speculative_decoding_mode": "draft_tokens_external", "max_draft_len": str(max_drafts)}

@@ -1,7 +1,8 @@
 """The GPUs that a plan can be made for.
 
-Peaks are the datasheets' dense figures, without sparsity: L4, A10, A100 80 GB SXM, H100 SXM. Compute capabilities are those of NVIDIA's
-list of CUDA GPUs.
+Peaks are dense, without sparsity, and the SXM card's where there are others, too. Compute capabilities are those of NVIDIA's list of CUDA
+GPUs. For memory, bandwidth and peaks, NVIDIA's own table of datasheet figures was read, with the datasheets it names: TensorRT-LLM
+tensorrt_llm/auto_parallel/cluster_info.py 16d2467e.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ class Gpu:
 
 
 _GPUS = (
+    # l4-datasheet-2595652 has 242 and 485 with sparsity; the table rounds half of the former down to 120.
     Gpu("l4", r"NVIDIA L4", "8.9", 24e9, 300e9, 121e12, 242e12),
+    # nvidia-a10-datasheet
     Gpu("a10", r"NVIDIA A10", "8.6", 24e9, 600e9, 125e12, 250e12),
+    # nvidia-a100-datasheet-us-nvidia-1758950-r4; PCIe: 1935e9 bytes a second; 40 GB: 1555e9, and no plan.
     Gpu("a100", r"NVIDIA A100.*80GB.*", "8.0", 80e9, 2039e9, 312e12, 624e12),
+    # nvidia-tensor-core-gpu-datasheet; PCIe: 2000e9, 756e12, 1513e12.
     Gpu("h100", r"NVIDIA H100.*", "9.0", 80e9, 3350e9, 989e12, 1979e12),
 )
 GPUS = {gpu.name: gpu for gpu in _GPUS}

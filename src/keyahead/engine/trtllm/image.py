@@ -15,7 +15,6 @@ TAG = "26.07-trtllm-python-py3"
 """The last line whose TensorRT-LLM still builds and serves engines (docs/adr/0011)."""
 TRTLLM_VERSION = "1.2.1"
 TENSORRT_VERSION = "10.14.1.48"
-TRITON_RELEASE = "26.07"
 DRIVER_VERSION = "590.44.01"
 """The driver that this release is made for; data-centre GPUs may run it on an older one, by CUDA's forward compatibility."""
 
@@ -44,6 +43,11 @@ class Image:
             raise SetupError(
                 f"{self.digest!r} is no image digest: give sha256: and 64 hexadecimal digits, as docker images --digests shows."
             )
+
+    @property
+    def release(self) -> str:
+        """Triton's, with which the tag begins; 26.04 to 26.07 have the same TensorRT-LLM (Triton's docs/introduction/compatibility.md)."""
+        return self.tag.partition("-")[0]
 
     @property
     def reference(self) -> str:

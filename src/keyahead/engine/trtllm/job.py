@@ -48,10 +48,12 @@ def prepare(plan: Plan, source: Path, folder: Path, code: Path | None) -> None:
     """Fill `folder` with the tokenizer, the calibration set, Triton's repository, the probe, plan and script; what is there is kept.
 
     They name `source` and `folder` as they are here, so the container has to see both in the same places. The tokenizer is in `model/`,
-    where the CPU engine's model would be. Raises SetupError if `source` is not the plan's checkpoint.
+    where the CPU engine's model would be. Raises SetupError if `source` is not the plan's checkpoint, or `folder` was begun for another
+    plan.
     """
     build.require_checkpoint(plan, source)
-    folder.mkdir(parents=True, exist_ok=True)
+    build.require_same_plan(plan, folder)
+    build.make_folder(folder)
     if not (folder / "model").exists():
         with atomic_folder(folder / "model") as target:
             tokenizer.write_published(source, build.PRE_TOKENIZER, target)
@@ -120,8 +122,8 @@ def finish(plan: Plan, source: Path, folder: Path, progress: Progress) -> None:
     """Write into the manifest what was made, unless it is there."""
     manifest = build.read_manifest(folder)
     if "engine" not in manifest:
-        commands = zip(("checkpoint", "engine"), _commands(plan, source, folder), strict=False)
-        manifest["phases"] = {name: {"command": command} for name, command in commands}
+        made = zip(("checkpoint", "engine"), commands(plan, source, folder), strict=False)
+        manifest["phases"] = {name: {"command": command} for name, command in made}
         manifest["engine"] = build.digests(folder / plan.served, progress)
         build.write_manifest(folder, manifest)
 
@@ -149,8 +151,8 @@ def _write_plan(plan: Plan, source: Path) -> str:
     return json.dumps(asked, indent=2) + "\n"
 
 
-def _commands(plan: Plan, source: Path, folder: Path) -> list[list[str]]:
-    """The plan's, with the places that the script sees."""
+def commands(plan: Plan, source: Path, folder: Path) -> list[list[str]]:
+    """What the script runs: the plan's commands, with the places that it sees."""
     checkpoint, engine = str(folder / "checkpoint"), str(folder / "engine")
     places = {f"{MODEL_DIR}/.": f"{source}/.", MODEL_DIR: str(source), CALIBRATION_DIR: str(folder / "calibration")}
     places |= {CHECKPOINT_DIR: checkpoint, ENGINE_DIR: engine}
@@ -160,5 +162,5 @@ def _commands(plan: Plan, source: Path, folder: Path) -> list[list[str]]:
 
 def _script(plan: Plan, source: Path, folder: Path) -> str:
     checkpoint, engine, built = (shlex.quote(str(folder / name)) for name in ("checkpoint", "engine", BUILT))
-    commands = "\n".join(shlex.join(command) for command in _commands(plan, source, folder))
-    return _SCRIPT.format(name=plan.name, checkpoint=checkpoint, engine=engine, built=built, commands=commands)
+    lines = "\n".join(shlex.join(command) for command in commands(plan, source, folder))
+    return _SCRIPT.format(name=plan.name, checkpoint=checkpoint, engine=engine, built=built, commands=lines)

@@ -68,7 +68,7 @@ def _versions(plan: Plan, facts: Facts) -> Iterator[Finding]:
     yield _equal("TensorRT-LLM", image.TRTLLM_VERSION, here.tensorrt_llm)
     # The same libraries in a wheel that was packed anew: PyPI has 10.14.1.48 and 10.14.1.48.post1.
     yield _equal("TensorRT", image.TENSORRT_VERSION, re.sub(r"\.post\d+$", "", here.tensorrt))
-    yield _equal("Triton's release", image.TRITON_RELEASE, facts.triton_release)
+    yield _equal("Triton's release", plan.image.release, facts.triton_release)
     right = gpu.is_called(here.gpu) and gpu.compute_capability == here.compute_capability
     yield Finding("GPU", right, f"{here.gpu or 'none'} ({here.compute_capability or '?'}), planned: {gpu.name} ({gpu.compute_capability})")
     recent = _numbers(facts.driver) >= _numbers(image.DRIVER_VERSION)

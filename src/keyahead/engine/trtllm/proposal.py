@@ -86,6 +86,12 @@ class Proposal:
         return self.number("max_seq_len") + (self.drafts if self.runtime is Runtime.TENSORRT else 0)
 
     @property
+    def kv_limit(self) -> int | None:
+        """Tokens that the KV cache holds at most, whatever memory there is; None without such a limit."""
+        text = self.serving.get("max_tokens_in_paged_kv_cache", "")
+        return int(text) if text.isdecimal() else None
+
+    @property
     def has_adapters(self) -> bool:
         """Whether the engine takes LoRA adapters."""
         return self.build.get("lora_plugin", "disable") != "disable"
@@ -122,6 +128,7 @@ class Proposal:
             step_tokens=self.number("max_num_tokens"),
             logit_rows=tables * self.number("max_batch_size") * (self.drafts + 1),
             kv_fraction=float(self.serving["kv_cache_free_gpu_mem_fraction"]),
+            kv_limit=self.kv_limit,
             lora_fraction=float(self.serving["lora_cache_gpu_memory_fraction"]) if self.has_adapters else 0.0,
         )
 

@@ -112,6 +112,7 @@ def memory(
     step_tokens: int,
     logit_rows: int,
     kv_fraction: float,
+    kv_limit: int | None = None,
     lora_fraction: float = 0.0,
 ) -> Memory:
     """The expected use of the GPU's memory.
@@ -123,6 +124,7 @@ def memory(
         step_tokens: the engine's `max_num_tokens`.
         logit_rows: rows as wide as the vocabulary: one for each token sampled in a step, and more with drafts.
         kv_fraction: `kv_cache_free_gpu_mem_fraction`.
+        kv_limit: `max_tokens_in_paged_kv_cache`; the smaller of the two counts.
         lora_fraction: `lora_cache_gpu_memory_fraction`, which is taken first (TensorRT-LLM's trtGptModelInflightBatching.cpp).
 
     """
@@ -134,4 +136,7 @@ def memory(
     activations = float(step_tokens * row + logit_rows * network.vocab_size * 4)
     free = gpu.memory_bytes - weights - activations
     adapters = lora_fraction * free
-    return Memory(weights, activations, network.kv_bytes_per_token, kv_fraction * (free - adapters), adapters)
+    pool = kv_fraction * (free - adapters)
+    if kv_limit is not None:
+        pool = min(pool, float(kv_limit * network.kv_bytes_per_token))
+    return Memory(weights, activations, network.kv_bytes_per_token, pool, adapters)

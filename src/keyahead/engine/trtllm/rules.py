@@ -6,12 +6,17 @@ here, too, since the builder says so after minutes on a rented GPU.
 
 from __future__ import annotations
 
+from keyahead.engine.contract import BLOCK_TOKENS
 from keyahead.engine.trtllm import flags
 from keyahead.engine.trtllm.precision import KvCache, Precision
 from keyahead.engine.trtllm.proposal import Proposal
 from keyahead.engine.trtllm.verdicts import Correction, Refusal, Verdict, rule
 
+TESTED_DRAFTS = 8
+"""Drafts that the contract tests verify in one step."""
+
 _BUILD = "TensorRT-LLM tensorrt_llm/commands/build.py"
+_PLUGINS = "TensorRT-LLM tensorrt_llm/plugin/plugin.py"
 _BUILDER = "TensorRT-LLM tensorrt_llm/builder.py"
 _DRAFTS = "TensorRT-LLM examples/draft_target_model/README.md"
 _COUNTS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens", "max_beam_width", "tokens_per_block")
@@ -41,6 +46,22 @@ def known_options(proposal: Proposal) -> Verdict:
         return Refusal("--build_config makes trtllm-build ignore the options that rules have judged: give each option by itself")
     if unknown := proposal.build.keys() - flags.OPTIONS:
         return Refusal(f"trtllm-build has no option --{min(unknown)}: leave it out or mend its name")
+    return None
+
+
+@rule(_PLUGINS)
+def known_values(proposal: Proposal) -> Verdict:
+    """The command refuses another, but only once the checkpoint has been quantized."""
+    for option, value in proposal.build.items():
+        if option in flags.SWITCHES and value:
+            return Refusal(f"--{option} takes no value: leave {value!r} out")
+        if option not in flags.SWITCHES and not value:
+            return Refusal(f"--{option} has no value: give {option}=VALUE")
+        if option in flags.FEATURES and value not in {"enable", "disable"}:
+            return Refusal(f"--{option} is {value!r}: give enable or disable")
+        types = flags.GEMM_TYPES if option == "gemm_plugin" else flags.PLUGIN_TYPES
+        if option in {*flags.PLUGINS, "gemm_plugin"} and value not in types:
+            return Refusal(f"--{option} is {value!r}: give one of {', '.join(sorted(types))}")
     return None
 
 
@@ -127,6 +148,14 @@ def drafts_fit(proposal: Proposal) -> Verdict:
     )
 
 
+@rule("tests/contract/test_drafts.py of keyahead")
+def drafts_can_be_tested(proposal: Proposal) -> Verdict:
+    """An engine for fewer would fail its preflight, after it was built."""
+    if not 0 < proposal.drafts < TESTED_DRAFTS:
+        return None
+    return Refusal(f"The contract tests verify {TESTED_DRAFTS} drafts at once, and --max_draft_len is {proposal.drafts}: give more, or 0")
+
+
 @rule(_DRAFTS)
 def what_drafts_and_reuse_need(proposal: Proposal) -> Verdict:
     """Paged KV, paged-context FMHA on unpadded input, and no beams."""
@@ -141,6 +170,26 @@ def what_drafts_and_reuse_need(proposal: Proposal) -> Verdict:
         if (found := proposal.build.get(option)) != value:
             return Refusal(f"--{option} is {found}, but drafts and reuse of KV need {value}: leave the option out")
     return None
+
+
+@rule("https://nvidia.github.io/TensorRT-LLM/features/kvcache.html")
+def blocks_are_the_contracts(proposal: Proposal) -> Verdict:
+    """The contract tests count them; and another size than a power of 2 cannot be."""
+    if (found := proposal.number("tokens_per_block")) == BLOCK_TOKENS:
+        return None
+    return Refusal(f"--tokens_per_block is {found}, and the contract's blocks have {BLOCK_TOKENS} tokens: leave it out")
+
+
+@rule("TensorRT-LLM cpp/tensorrt_llm/batch_manager/createNewDecoderRequests.cpp: getEmbeddingBias")
+def logits_are_fp32(proposal: Proposal) -> Verdict:
+    """A request's `embedding_bias` is FP32; for logits of FP16 it is converted, with a warning each time.
+
+    Whoever leaves the option out gets the checkpoint's type, which after quantization is FP16 (ModelOpt's
+    modelopt/torch/export/tensorrt_llm_utils.py): too coarse to tell likely tokens apart.
+    """
+    if (found := proposal.build.get("logits_dtype")) == "float32":
+        return None
+    return Refusal(f"--logits_dtype is {found}, and a request's embedding_bias is FP32: leave the option out")
 
 
 @rule(_BUILD)
@@ -229,6 +278,7 @@ def only_what_suits_qwen(proposal: Proposal) -> Verdict:
 BUILD_RULES = (
     licence,
     known_options,
+    known_values,
     whole_numbers,
     fp8_needs_ada,
     no_fp8_kv_cache,
@@ -238,7 +288,10 @@ BUILD_RULES = (
     fp8_context_fmha_follows_the_kv_cache,
     one_kind_of_speculation,
     drafts_fit,
+    drafts_can_be_tested,
     what_drafts_and_reuse_need,
+    blocks_are_the_contracts,
+    logits_are_fp32,
     no_deprecated_options,
     no_context_logits_with_drafts,
     profiles_choose_their_tokens,

@@ -9,14 +9,40 @@ from keyahead.engine.trtllm.verdicts import Refusal, Verdict, rule
 _CONFIG = "TensorRT-LLM triton_backend inflight_batcher_llm/tensorrt_llm/config.pbtxt"
 _BACKEND = "TensorRT-LLM triton_backend/inflight_batcher_llm/src/model_instance_state.cc"
 _MODEL = "TensorRT-LLM cpp/tensorrt_llm/batch_manager/trtGptModelInflightBatching.cpp"
+_STATE = "TensorRT-LLM triton_backend/inflight_batcher_llm/src/model_state.cc: GetParameter"
 _MAX_CANCEL_PERIOD_MS = 10
+_GUIDED = ("tokenizer_dir", "xgrammar_tokenizer_info_path", "guided_decoding_backend")
 
 
 @rule(_CONFIG)
 def known_parameters(proposal: Proposal) -> Verdict:
     """The backend ignores what it does not know, so a mistyped key would change nothing."""
+    if paths := {"gpt_model_path", "encoder_model_path"} & proposal.serving.keys():
+        return Refusal(f"{min(paths)} is the repository's own to write: leave it out, and use --work")
     unknown = proposal.serving.keys() - flags.PARAMETERS
     return Refusal(f"The backend has no parameter {min(unknown)}: leave it out or mend its name") if unknown else None
+
+
+@rule(_STATE)
+def values_can_be_read(proposal: Proposal) -> Verdict:
+    """For a value that the backend cannot read it takes its default, with no more than a warning; of 2GB it reads 2."""
+    for key, value in proposal.serving.items():
+        if key in flags.PARAMETER_SWITCHES and value not in {"true", "false"}:
+            return Refusal(f"{key} is {value!r}: give true or false")
+        if key in flags.PARAMETER_COUNTS and not value.isdecimal():
+            return Refusal(f"{key} is {value!r}: give a whole number")
+    if proposal.serving.get("batch_scheduler_policy") not in flags.POLICIES:
+        return Refusal(f"batch_scheduler_policy must be {' or '.join(sorted(flags.POLICIES))}: leave it out")
+    return None
+
+
+@rule(_BACKEND + ": getGuidedDecodingConfigFromParams")
+def decoding_is_not_guided(proposal: Proposal) -> Verdict:
+    """The contract has no tensor for a guide; and without the keys, even empty, the model is not loaded."""
+    for key in _GUIDED:
+        if proposal.serving.get(key) != "":
+            return Refusal(f"{key} is for guided decoding, which the contract does not have: leave it out")
+    return None
 
 
 @rule("triton-inference-server/server issue 8592: a placeholder that was not filled")
@@ -67,7 +93,11 @@ def leaves_memory(proposal: Proposal) -> Verdict:
         fraction = float(proposal.serving.get("kv_cache_free_gpu_mem_fraction", "0.9"))
     except ValueError:
         fraction = 0.0
-    return None if 0 < fraction < 1 else Refusal("kv_cache_free_gpu_mem_fraction must be between 0 and 1, such as 0.9")
+    if not 0 < fraction < 1:
+        return Refusal("kv_cache_free_gpu_mem_fraction must be between 0 and 1, such as 0.9")
+    if proposal.kv_limit is not None and proposal.kv_limit < proposal.max_seq_len:
+        return Refusal(f"max_tokens_in_paged_kv_cache is less than one sequence's {proposal.max_seq_len} tokens: raise it")
+    return None
 
 
 @rule("TensorRT-LLM cpp/tensorrt_llm/layers/externalDraftTokensLayer.cpp")
@@ -109,6 +139,8 @@ def fits_into_memory(proposal: Proposal) -> Verdict:
 
 SERVING_RULES = (
     known_parameters,
+    values_can_be_read,
+    decoding_is_not_guided,
     nothing_left_to_fill,
     batches_in_flight,
     gives_only_new_tokens,
