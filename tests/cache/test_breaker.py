@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keyahead.cache.breaker import Breaker
+from keyahead.cache.breaker import Breaker, Breakers
 
 
 class Clock:
@@ -100,3 +100,11 @@ def test_late_outcomes_do_not_move_an_open_breaker(breaker: Breaker, clock: Cloc
     breaker.failed()
     clock.now += 0.1
     assert breaker.take_probe()
+
+
+def test_each_server_has_its_own(states: list[str]) -> None:
+    """Keys of one server share a breaker; one that opens leaves the others closed."""
+    breakers = Breakers(states.append, server_of=lambda key: key[0])
+    fail(breakers.of("a1"), 3)
+    assert [breakers.of(key).state for key in ("a1", "a2", "b1")] == ["open", "open", "closed"]
+    assert states == ["open"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from keyahead.cache import Entry, PrefixCache
 from keyahead.cache.redis_tier import MAX_READS
 from tests.cache.lookups import BUDGET_S, SCOPE, fill, only_redis, text_at, until, until_found
 from tests.cache.proxy import proxied_cluster
-from tests.cache.servers import Cluster, RedisServer, settings
+from tests.cache.servers import Cluster, RedisServer, eventually, settings
 
 if TYPE_CHECKING:
     from tests.cache.conftest import Recorder
@@ -135,6 +137,82 @@ async def test_a_frozen_node_is_a_miss_within_the_budget(cluster: Cluster, event
     holder.thaw()
     assert await until_found(cache, "a = ") == "answer to a = "
     await cache.aclose()
+
+
+@pytest.fixture
+def lossy(tmp_path: Path, coverage: str) -> Iterator[Cluster]:
+    """A cluster that goes on with what it has when a node is lost, or does not (Redis' default)."""
+    cluster = Cluster(tmp_path, [{"cluster_require_full_coverage": coverage}] * 3)
+    yield cluster
+    cluster.close()
+
+
+DOCUMENTS = [(f"# document {n}\nx = ", f"# below {n}") for n in range(30)]
+"""Their slots are spread over the nodes."""
+
+
+async def all_found(cache: PrefixCache) -> set[int]:
+    """Which of the documents' completions are found, none later than its budget and a busy machine's slack."""
+    found = set()
+    for number, (prefix, suffix) in enumerate(DOCUMENTS):
+        started = time.monotonic()
+        if await cache.lookup(SCOPE, prefix, suffix, BUDGET_S):
+            found.add(number)
+        assert time.monotonic() - started < BUDGET_S + 0.5
+    return found
+
+
+async def until_these(cache: PrefixCache, wanted: set[int]) -> float:
+    """Store all completions and look them up until just these are found; how long that took, in seconds."""
+    started = time.monotonic()
+    while True:
+        for prefix, suffix in DOCUMENTS:
+            cache.store(SCOPE, prefix, suffix, Entry(prefix, "stop", 1, ()))
+        await asyncio.sleep(0.05)
+        if (found := await all_found(cache)) == wanted:
+            return time.monotonic() - started
+        assert time.monotonic() - started < 20, f"found are {sorted(found)}"
+
+
+def is_given_up(victim: RedisServer, other: RedisServer) -> bool:
+    """Whether the other node knows that the victim is gone."""
+    lines = other.admin.execute_command("CLUSTER", "NODES").decode().splitlines()
+    return any(f":{victim.port}@" in line and "fail" in line.split()[2].split(",") for line in lines)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+@pytest.mark.parametrize("coverage", ["no", "yes"])
+async def test_a_node_without_a_replica_is_lost(coverage: str, end: str, lossy: Cluster, events: Recorder) -> None:
+    """With cluster-require-full-coverage no, what the others hold is found as if nothing were, and with yes nothing is; no look-up is late.
+    Back, the node serves within 5 s.
+    """
+    everything = set(range(len(DOCUMENTS)))
+    cache = only_redis(settings(lossy.url, BUDGET_S, 0.1), events)
+    await until_these(cache, everything)
+    victim, *others = lossy.nodes
+    its = {number for number in everything if await is_at(victim, cache, number)}
+    assert 0 < len(its) < len(everything)
+    getattr(victim, end)()
+    for other in others:
+        await asyncio.to_thread(eventually, functools.partial(is_given_up, victim, other), "the loss is not noticed")
+    left = everything - its if coverage == "no" else set()
+    await until_these(cache, left)
+    for _ in range(10):  # while the breaker of the lost node opens and probes
+        assert await all_found(cache) == left
+        await asyncio.sleep(0.1)
+    await asyncio.to_thread(victim.start if end == "kill" else victim.thaw)
+    await asyncio.to_thread(lossy.wait)
+    assert await until_these(cache, everything) < 5.0
+    await cache.aclose()
+
+
+async def is_at(node: RedisServer, cache: PrefixCache, number: int) -> bool:
+    """Whether a document's look-up asks this node."""
+    prefix, suffix = DOCUMENTS[number]
+    before = node.admin.info("commandstats").get("cmdstat_lrange", {"calls": 0})["calls"]
+    assert await cache.lookup(SCOPE, prefix, suffix, 2.0)
+    return bool(node.admin.info("commandstats").get("cmdstat_lrange", {"calls": 0})["calls"] > before)
 
 
 @pytest.mark.asyncio

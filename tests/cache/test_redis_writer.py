@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from keyahead.cache.anchors import CANDIDATES
-from keyahead.cache.breaker import Breaker
+from keyahead.cache.breaker import Breakers
 from keyahead.cache.redis_connect import connect
 from keyahead.cache.redis_writer import BATCH, QUEUE_LIMIT, RedisWriter
 
@@ -25,7 +25,7 @@ TTL_S = 100.0
 async def writer(redis_server: RedisServer, events: Recorder) -> AsyncIterator[RedisWriter]:
     """A writer with a connection of its own."""
     link = connect(redis_server.url, timeout_s=0.2, max_connections=1)
-    yield RedisWriter(link, Breaker(events.breaker), events, TTL_S, patience_s=2.0)
+    yield RedisWriter(link, Breakers(events.breaker, link.server_of), events, TTL_S, patience_s=2.0)
     await link.aclose()
 
 

@@ -117,6 +117,16 @@ def test_a_text_that_grows_too_long_is_refused() -> None:
     assert caught.value.reason is Lost.SIZE
 
 
+@pytest.mark.parametrize("at", [Position(0, 999), Position(1, 0)], ids=["far in a line", "many"])
+def test_an_edit_that_costs_too_much_is_refused(at: Position) -> None:
+    """A change alone never does, wherever it is; the text stays as it is, and the client is asked for the whole of it."""
+    edited = document("a" * 999 + "\n", max_bytes=1000)
+    edited.edit(1, 2, [insert(0, 999, "")], None)
+    with pytest.raises(OutOfSync) as caught:
+        edited.edit(2, 3, [insert(at.line, at.character, "")] * 256, None)
+    assert (caught.value.reason, edited.version) == (Lost.SIZE, 2)
+
+
 def test_deleting_on_in_one_direction_is_one_deletion() -> None:
     """Backspace by backspace, or delete by delete; another place begins another."""
     edited = document("abcdef ghi")

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
+from keyahead.service.drafting.sources import Suggestions
 from keyahead.service.engine_client import EngineError
+from keyahead.service.generation import Place
 from keyahead.service.model import (
     Answer,
     Deadline,
@@ -25,6 +27,7 @@ from keyahead.service.model import (
     Trigger,
 )
 from keyahead.service.pipeline import Pipeline
+from keyahead.service.task import task_of
 from tests.service.asking import CURSOR, LINE_END, TEXT, ask, query
 from tests.service.conftest import ScriptedEngine
 
@@ -102,6 +105,34 @@ def test_tenants_share_nothing(run: Callable[..., None]) -> None:
         assert set(pipeline._generations._answers) == {"a", "b"}
 
     run(check)
+
+
+@pytest.mark.parametrize(("mine", "other"), [("a", "b"), ("a/jo", "a/mo")], ids=["tenants", "users"])
+def test_no_decode_in_flight_and_no_draft_is_another_s(run: Callable[..., None], mine: str, other: str) -> None:
+    """At the same place, in sessions of the same name: another's decode is not joined, while one's own is; nor are another's suggestions,
+    running, ended or hanging near, among what drafts are taken from.
+    """
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        def offered(tenant: str) -> list[str]:
+            asked = query(tenant=tenant, session_id="s")
+            place = Place(task_of(asked, pipeline._config, pipeline._generations.fingerprint(tenant)).scope, asked.prefix, asked.suffix)
+            sources = pipeline._generations._sources(asked, place)
+            return [each.text for source in sources if isinstance(source, Suggestions) for each in source.offered]
+
+        first = asyncio.create_task(ask(pipeline, query(tenant=mine, session_id="s", trigger=Trigger.MANUAL)))
+        await asyncio.sleep(0.03)
+        assert offered(mine)
+        assert not offered(other)
+        joined = asyncio.create_task(ask(pipeline, query(tenant=mine, trigger=Trigger.MANUAL)))
+        assert (await ask(pipeline, query(tenant=other, trigger=Trigger.MANUAL))).source is Source.ENGINE
+        assert (await joined).source is Source.IN_FLIGHT
+        await first
+        await asyncio.sleep(0.05)
+        assert len(offered(mine)) >= 2
+        assert not offered("c")
+
+    run(check, seconds_per_token=0.01)
 
 
 def test_a_running_decode_is_joined_while_it_agrees(run: Callable[..., None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 from keyahead.cache.interface import BreakerState
@@ -62,3 +62,16 @@ class Breaker:
     def _change(self, state: BreakerState) -> None:
         self._state = state
         self._on_change(state)
+
+
+class Breakers:
+    """A breaker for each server, found by a key that the server answers for: one that is down shuts out no other."""
+
+    def __init__(self, on_change: Callable[[BreakerState], None], server_of: Callable[[str], str]) -> None:
+        """Changes of all are reported alike; `server_of` names the server of a key."""
+        self._server_of = server_of
+        self._by_server: dict[str, Breaker] = defaultdict(lambda: Breaker(on_change))
+
+    def of(self, key: str) -> Breaker:
+        """The breaker in front of the server that has this key now."""
+        return self._by_server[self._server_of(key)]

@@ -42,7 +42,7 @@ class ClusterLink:
         except _ERRORS as error:
             return [error] * len(groups)
         results: list[Any] = [None] * len(groups)
-        await self._deliver({number: self._node_of(group) for number, group in enumerate(groups)}, groups, results)
+        await self._deliver({number: self._node_of(key_of(group)) for number, group in enumerate(groups)}, groups, results)
         if redirected := {number: error for number, error in enumerate(results) if isinstance(error, AskError)}:
             # ASKING changes nothing at a node that owns the slot already.
             asking = [(("ASKING",), *group) for group in groups]
@@ -50,6 +50,11 @@ class ClusterLink:
         if any(isinstance(result, Exception) and not isinstance(result, ResponseError) for result in results):
             self._start_refresh()
         return results
+
+    def server_of(self, key: str) -> str:
+        """See Link. The empty name stands for the cluster as a whole: no map has been read, or nobody has the slot."""
+        node = self._node_of(key)
+        return "" if isinstance(node, Exception) else str(node.name)
 
     async def aclose(self) -> None:
         """See Link."""
@@ -78,9 +83,9 @@ class ClusterLink:
         for number, reply in zip(numbers, replies, strict=True):
             results[number] = reply
 
-    def _node_of(self, group: Group) -> ClusterNode | Exception:
+    def _node_of(self, key: str | bytes | int) -> ClusterNode | Exception:
         try:
-            return self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key_of(group)))
+            return self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key))
         except (*_ERRORS, KeyError) as error:  # nobody has the slot
             return RedisError(type(error).__name__)
 

@@ -34,6 +34,10 @@ class Link(Protocol):
         """The last reply to each group, or the error that it met; each group is about one key. Never raises an error of Redis."""
         ...
 
+    def server_of(self, key: str) -> str:
+        """A name for the server that has this key, as far as is known now."""
+        ...
+
     async def aclose(self) -> None:
         """Close all connections."""
         ...
@@ -54,6 +58,10 @@ class SingleLink:
             return outcomes(groups, await pipeline.execute(raise_on_error=False))
         except (RedisError, OSError) as error:
             return [error] * len(groups)
+
+    def server_of(self, key: str) -> str:  # noqa: ARG002  # the same for all keys
+        """See Link."""
+        return ""
 
     async def aclose(self) -> None:
         """See Link."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, best
-from keyahead.cache.breaker import Breaker
+from keyahead.cache.breaker import Breaker, Breakers
 from keyahead.cache.codec import BadValue, Codec
-from keyahead.cache.interface import CacheEvents, ReadOutcome
+from keyahead.cache.interface import CacheEvents
 from keyahead.cache.keys import Keyring
 from keyahead.cache.quota import Quota
 from keyahead.cache.redis_connect import connect
@@ -24,8 +24,6 @@ _MAX_CONNECTIONS = MAX_READS + 2
 # No read, write or probe outlives so many socket timeouts. One is enough for a server that is connected; finding the primary, or the map of
 # a cluster, takes some more when the servers asked first are dead.
 _LIFETIME = 10
-# What the probe reads: a list that does not exist.
-_PROBE = "c:probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +56,23 @@ class RedisTier:
         self._codec = Codec(self._keyring)
         self._budget_s = settings.budget_s
         self._events = events
-        self._breaker = Breaker(events.breaker)
         self._lifetime_s = _LIFETIME * settings.socket_timeout_s
         self._link = connect(settings.url, settings.socket_timeout_s, _MAX_CONNECTIONS)
+        self._breakers = Breakers(events.breaker, self._link.server_of)
         self._quota = Quota(settings.quota_bytes_per_s, settings.quota_burst_bytes)
-        self._writer = RedisWriter(self._link, self._breaker, events, settings.ttl_s, self._lifetime_s)
+        self._writer = RedisWriter(self._link, self._breakers, events, settings.ttl_s, self._lifetime_s)
         self._reads: set[asyncio.Task[Found | None]] = set()
 
     async def find(self, places: list[Place], budget_s: float) -> Found | None:
         """The best candidate of the nearest place that has one, in one round trip; None if there is none or Redis is not in time."""
         budget_s = min(budget_s, self._budget_s)
-        if budget_s <= 0 or not self._may_read():
+        if budget_s <= 0:
             return None
-        read = self._start(self._read(places))
+        names = self._keyring.names([place.anchor for place in places])
+        breaker = self._breakers.of(names[0])  # all names of a look-up are at one server
+        if not self._may_read(names[0], breaker):
+            return None
+        read = self._start(self._read(places, names, breaker))
         # Unlike wait_for, wait leaves the read alone when the time is up or the caller is cancelled; a read broken off costs a connection.
         await asyncio.wait({read}, timeout=budget_s)
         return read.result() if read.done() else None
@@ -90,10 +92,10 @@ class RedisTier:
         await self._writer.flush()
         await self._link.aclose()
 
-    def _may_read(self) -> bool:
-        if self._breaker.take_probe():
-            self._start(self._probe())
-        if self._breaker.state != "closed":
+    def _may_read(self, name: str, breaker: Breaker) -> bool:
+        if breaker.take_probe():
+            self._start(self._probe(name, breaker))
+        if breaker.state != "closed":
             self._events.redis_read("open")
             return False
         if len(self._reads) >= MAX_READS:
@@ -107,24 +109,26 @@ class RedisTier:
         task.add_done_callback(self._reads.discard)
         return task
 
-    async def _read(self, places: list[Place]) -> Found | None:
-        names = self._keyring.names([place.anchor for place in places])
+    async def _read(self, places: list[Place], names: list[str], breaker: Breaker) -> Found | None:
         started = time.monotonic()
         values = await self._fetch(names)
         if values is None:
-            self._report("error")
+            breaker.failed()
+            self._events.redis_read("error")
             return None
         late = time.monotonic() - started > self._budget_s
+        if late:
+            breaker.failed()
         found = self._choose(places, names, values)
-        self._report("late" if late else "hit" if found else "miss")
+        self._events.redis_read("late" if late else "hit" if found else "miss")
         return found
 
-    async def _probe(self) -> None:
+    async def _probe(self, name: str, breaker: Breaker) -> None:
         """Ask Redis in nobody's name, so that no request waits for a service that was ill a moment ago."""
-        if await self._fetch([_PROBE]) is None:
-            self._breaker.failed()
+        if await self._fetch([name]) is None:
+            breaker.failed()
         else:
-            self._breaker.succeeded()
+            breaker.succeeded()
 
     async def _fetch(self, names: list[str]) -> list[list[bytes]] | None:
         """What the lists hold, or None if any of them cannot be read."""
@@ -134,11 +138,6 @@ class RedisTier:
         except TimeoutError:
             return None
         return None if any(isinstance(value, Exception) for value in values) else values
-
-    def _report(self, outcome: ReadOutcome) -> None:
-        if outcome in ("late", "error"):
-            self._breaker.failed()
-        self._events.redis_read(outcome)
 
     def _choose(self, places: list[Place], names: list[str], values: list[list[bytes]]) -> Found | None:
         for place, name, sealed in zip(places, names, values, strict=True):

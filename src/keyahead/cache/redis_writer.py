@@ -7,7 +7,7 @@ import random
 from collections import deque
 
 from keyahead.cache.anchors import CANDIDATES
-from keyahead.cache.breaker import Breaker
+from keyahead.cache.breaker import Breakers
 from keyahead.cache.interface import CacheEvents
 from keyahead.cache.redis_commands import Group, transaction
 from keyahead.cache.redis_connect import Link
@@ -22,10 +22,10 @@ TTL_JITTER = 0.1
 class RedisWriter:
     """Stores values in the background, each at the head of the list of its name."""
 
-    def __init__(self, link: Link, breaker: Breaker, events: CacheEvents, ttl_s: float, patience_s: float) -> None:
+    def __init__(self, link: Link, breakers: Breakers, events: CacheEvents, ttl_s: float, patience_s: float) -> None:
         """Values live for `ttl_s`, give or take a tenth; a batch not written within `patience_s` is lost. Both in seconds."""
         self._link = link
-        self._breaker = breaker
+        self._breakers = breakers
         self._events = events
         self._ttl_ms = ttl_s * 1000
         self._patience_s = patience_s
@@ -33,8 +33,8 @@ class RedisWriter:
         self._task: asyncio.Task[None] | None = None
 
     def put(self, name: str, value: bytes | None) -> None:
-        """Queue a value, or with None the deletion of its list; dropped if the queue is full or the breaker is not closed."""
-        if len(self._queue) >= QUEUE_LIMIT or self._breaker.state != "closed":
+        """Queue a value, or with None the deletion of its list; dropped if the queue is full or its server's breaker is not closed."""
+        if len(self._queue) >= QUEUE_LIMIT or self._breakers.of(name).state != "closed":
             self._events.redis_write("dropped", 1)
             return
         self._queue.append((name, value))
@@ -47,22 +47,26 @@ class RedisWriter:
             await asyncio.wait({self._task})
 
     async def _drain(self) -> None:
-        while self._queue and self._breaker.state == "closed":
-            await self._write([self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))])
-        if self._queue:
-            self._events.redis_write("dropped", len(self._queue))
-            self._queue.clear()
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            wanted = [(name, value) for name, value in batch if self._breakers.of(name).state == "closed"]
+            if dropped := len(batch) - len(wanted):
+                self._events.redis_write("dropped", dropped)
+            if wanted:
+                await self._write(wanted)
 
     async def _write(self, batch: list[tuple[str, bytes | None]]) -> None:
+        breakers = [self._breakers.of(name) for name, _ in batch]
         try:
             async with asyncio.timeout(self._patience_s):
                 results = await self._link.run([self._commands(name, value) for name, value in batch])
         except TimeoutError as error:
             results = [error] * len(batch)
-        if lost := sum(isinstance(result, Exception) for result in results):
-            self._breaker.failed()
-            self._events.redis_write("error", lost)
-        if stored := len(batch) - lost:
+        if failed := [breaker for breaker, result in zip(breakers, results, strict=True) if isinstance(result, Exception)]:
+            for breaker in set(failed):
+                breaker.failed()
+            self._events.redis_write("error", len(failed))
+        if stored := len(batch) - len(failed):
             self._events.redis_write("stored", stored)
 
     def _commands(self, name: str, value: bytes | None) -> Group:

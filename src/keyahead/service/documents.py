@@ -17,6 +17,11 @@ from keyahead.service.positions import BadPosition, Encoding, characters, line_e
 
 DELETED_CHARS: Final = 2048
 """Of deleted text kept: what a user cuts to paste it elsewhere, or deletes to type it again in another way."""
+_WORK: Final = 4
+"""What one edit may cost, in lengths of the longest document (see `_work`): one change always fits, wherever it is. Without a bound, 256
+changes at the end of a line of 1 MiB kept the event loop, and so everybody, for 0.6 s."""
+_COPYING: Final = 16
+"""To count a position's characters costs so many times what copying them costs (measured: 4 to 14 times)."""
 
 
 class Lost(enum.Enum):
@@ -87,6 +92,8 @@ class Document:
     def edit(self, base_version: int, version: int, changes: Sequence[Change], cursor: Position | None) -> tuple[Splice, ...]:
         """Apply changes in order and set the cursor, by default behind the last change; what they came to. Raises OutOfSync."""
         self.expect(base_version)
+        if self._work(changes) > _WORK * self._max_bytes:
+            raise OutOfSync(Lost.SIZE)
         try:
             splices = tuple(splice for each in changes if (splice := self._change(each)) is not None)
             if cursor is not None:
@@ -111,6 +118,10 @@ class Document:
     def line_of(self, offset: int) -> int:
         """The zero-based line that an offset is in."""
         return int(np.searchsorted(self._starts, offset, side="right")) - 1
+
+    def _work(self, changes: Sequence[Change]) -> int:
+        """About what changes cost: to each, the text is copied, and its positions are counted from their lines' starts."""
+        return sum(each.start.character + each.end.character + len(self.text) // _COPYING for each in changes)
 
     def _change(self, change: Change) -> Splice | None:
         """Make a change; None when it changes nothing."""
@@ -149,7 +160,8 @@ class Document:
             raise no_such_line(last)
         start = int(self._starts[position.line])
         end = len(self.text) if position.line == last else int(self._starts[position.line + 1]) - 1
-        return start + characters(self.text[start : line_text_end(self.text, start, end)], position.character, self._encoding)
+        end = min(line_text_end(self.text, start, end), start + position.character)  # A character is at least one unit long.
+        return start + characters(self.text[start:end], position.character, self._encoding)
 
     def _remember(self, splice: Splice) -> None:
         """Keep what was deleted; going on backwards (backspace) or forwards (delete) from the last deletion extends it."""

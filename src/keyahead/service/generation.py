@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 from keyahead.cache import Scope
-from keyahead.engine.contract import Array, EngineRequest
+from keyahead.engine.contract import Array, EngineRequest, WorkClass
 from keyahead.service.decoding import Decoding
 from keyahead.service.engine_client import Decode, EngineClient, EngineError
 from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Superseded, Timings
@@ -141,8 +141,10 @@ class Generation:
         self.speculation.ended(call, tokens, perf, (time.monotonic() - began) * 1e3, first=first)
 
     def _request(self, call: Call) -> EngineRequest:
+        prefetch = self.request.work_class is WorkClass.BACKGROUND
         return dataclasses.replace(
             self.request,
+            work_class=WorkClass.AUTOMATIC if prefetch and self.wanted else self.request.work_class,  # Somebody waits for it by now.
             input_ids=self.speculation.input_ids,
             max_new_tokens=call.max_new_tokens,
             draft_ids=call.draft.tokens if call.draft else (),

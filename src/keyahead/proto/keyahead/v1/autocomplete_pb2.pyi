@@ -163,7 +163,9 @@ class _ResyncReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResyncRe
     RESYNC_REASON_POSITION: _ResyncReason.ValueType  # 3
     """Names a position that the text does not have."""
     RESYNC_REASON_SIZE: _ResyncReason.ValueType  # 4
-    """The text has become longer than 1 MiB: open the part around the cursor."""
+    """The text has become longer than 1 MiB: open the part around the cursor. Or an Edit had so many changes to so long a text that
+    opening it anew is quicker: for 1 MiB, more than 64, or two at the end of a line as long.
+    """
 
 class ResyncReason(_ResyncReason, metaclass=_ResyncReasonEnumTypeWrapper): ...
 
@@ -175,7 +177,9 @@ RESYNC_REASON_VERSION: ResyncReason.ValueType  # 2
 RESYNC_REASON_POSITION: ResyncReason.ValueType  # 3
 """Names a position that the text does not have."""
 RESYNC_REASON_SIZE: ResyncReason.ValueType  # 4
-"""The text has become longer than 1 MiB: open the part around the cursor."""
+"""The text has become longer than 1 MiB: open the part around the cursor. Or an Edit had so many changes to so long a text that
+opening it anew is quicker: for 1 MiB, more than 64, or two at the end of a line as long.
+"""
 Global___ResyncReason: _TypeAlias = ResyncReason  # noqa: Y015
 
 class _OutcomeKind:
