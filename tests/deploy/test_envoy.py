@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import re
+import socket
 import ssl
 import subprocess
 import time
@@ -247,6 +248,21 @@ class Browser:
         kind = {"content_type": "application/grpc-web+proto", "x_grpc_web": "1", "authorization": f"Bearer {token}"}
         return self.send("POST", body, **{**kind, **headers})[0].getheader("grpc-status")
 
+    def unfinished(self, token: str, *, bit_by_bit: bool) -> bytes:
+        """What comes back while a body of 1000 bytes is sent slowly, or only begun."""
+        lines = ["POST /keyahead.v1.Autocomplete/Complete HTTP/1.1", "host: localhost", "content-type: application/grpc-web+proto"]
+        head = "\r\n".join([*lines, f"authorization: Bearer {token}", "content-length: 1000", "", ""]).encode()
+        plain = socket.create_connection(("localhost", self._port))
+        with self._context.wrap_socket(plain, server_hostname="localhost") as tls:
+            tls.sendall(head + b"\0\0\0\x03\xe3")
+            for _ in range(100):
+                tls.settimeout(0.2)
+                with contextlib.suppress(TimeoutError):
+                    return tls.recv(4096)
+                if bit_by_bit:
+                    tls.sendall(b"\0")
+        return b""
+
     def complete(self, request: pb.CompleteRequest, token: str, **headers: str) -> tuple[http.client.HTTPResponse, list[tuple[int, bytes]]]:
         """The response, and its frames: 0 is a message, 128 the trailers."""
         message = request.SerializeToString()
@@ -302,6 +318,16 @@ async def test_a_browser_s_text_that_is_not_base64_is_refused(place: Site, edge:
     token, kind = place.authority.jwt(), "application/grpc-web-text"
     status = await asyncio.to_thread(Browser(place, edge).status, b"*** no base64 ***", token, content_type=kind)
     assert status == str(grpc.StatusCode.INTERNAL.value[0])
+
+
+@pytest.mark.parametrize(
+    ("bound", "bit_by_bit"), [("stream_idle_timeout: 35s", False), ("max_stream_duration: 66s", True)], ids=["silent", "bit by bit"]
+)
+async def test_who_never_ends_a_request_is_answered_all_the_same(place: Site, bound: str, bit_by_bit: bool) -> None:
+    """A body that stops halfway, or goes on for ever: each has a bound, here of a second."""
+    with place.edge((bound, f"{bound.partition(':')[0]}: 1s")) as edge:
+        answer = await asyncio.to_thread(Browser(place, edge).unfinished, place.authority.jwt(), bit_by_bit=bit_by_bit)
+    assert b"grpc-status: " in answer
 
 
 @pytest.mark.parametrize("bucket", ["max_tokens: 200, tokens_per_fill: 10", "max_tokens: 4000, tokens_per_fill: 200"])
