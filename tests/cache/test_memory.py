@@ -6,8 +6,10 @@ import gc
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterable
+from itertools import count
 from typing import Protocol
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -131,10 +133,22 @@ def test_a_tenant_keeps_an_equal_share_whatever_the_others_do(stores: list[tuple
         put(tier, f"{number} = ", "x" * length, Scope(tenant, "m", "1", ""), suffix=str(number))
         stored[tenant] += 1
         assert tier.size <= limit
-    held = {tenant: slots for tenant, slots in tier._tenants.items() if slots}
-    for tenant, count in stored.items():
-        slots = held.get(tenant)
-        assert (slots is not None and len(slots) == count) or int(slots.currsize if slots else 0) >= limit / len(stored) - largest
+    assert tier.size == sum(tier._held.values()) == sum(slot.size for slot in tier._slots.values())
+    for tenant, number in stored.items():
+        assert len(tier._used.get(tenant, ())) == number or tier._held.get(tenant, 0) >= limit / len(stored) - largest
+
+
+@pytest.mark.parametrize("num_tenants", [1, 500])
+def test_a_store_is_as_quick_however_many_tenants_there_are(num_tenants: int) -> None:
+    """In a full tier, too: it looks at what goes and not at every tenant's, as often as it asks for the time."""
+    asked = count()
+    tier = MemoryTier(256 * 1024, TTL_S, clock=lambda: next(asked) * 1e-9)
+    for number in range(1000):
+        put(tier, "x = ", "1", Scope(str(number % num_tenants), "m", "1", ""), suffix=str(number))
+    before = next(asked)
+    put(tier, "x = ", "2")
+    assert len(tier) < 500
+    assert next(asked) - before < 10
 
 
 def test_one_tenant_may_use_all_that_nobody_else_wants() -> None:
@@ -213,7 +227,8 @@ def test_what_is_larger_than_the_tier_is_not_kept() -> None:
     assert find(tier, "x = ", suffix="one") == "1"
 
 
-def test_the_limit_is_true() -> None:
+@pytest.mark.parametrize("num_tenants", [1, 1000])
+def test_the_limit_is_true(num_tenants: int) -> None:
     """Python's own count of the memory taken stays within the limit, and the tier makes use of it."""
     limit = 1 << 19
     tier = MemoryTier(limit, TTL_S)
@@ -221,7 +236,8 @@ def test_the_limit_is_true() -> None:
     tracemalloc.start()
     for n in range(1000):
         ends = tuple(range(1000 + n, 1040 + n))
-        here = next(locate(SCOPE, f"line {n}\n" * 40 + "x = ", f"# {n}"))
+        scope = Scope(str(n % num_tenants), "m", "1", "")
+        here = next(locate(scope, f"line {n}\n" * 40 + "x = ", f"# {n}"))
         tier.put(here.anchor, Candidate(here.since, Entry(f"{n:0160}", "stop", 40, ends)))
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -186,6 +186,22 @@ def test_a_decode_too_slow_even_for_the_cache_leaves_what_it_has(run: Callable[.
     run(check, seconds_per_token=0.12)
 
 
+def test_an_engine_that_does_not_end_is_left_at_the_deadline(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-LLM's backend knows no deadlines: the answer is in time all the same, and the decode stopped, so that its place is free."""
+    monkeypatch.setattr("keyahead.service.generations.LINGER_S", 0.1)
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        assert (await ask(pipeline, query(), 0.05)).finish_reason is FinishReason.DEADLINE
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if not pipeline._generations._running:
+                break
+        assert not pipeline._generations._running
+        assert [decode.stopped for decode in engine.decodes] == [True]
+
+    run(check, seconds_per_token=3600)
+
+
 def test_an_automatic_request_takes_enough_early(run: Callable[..., None]) -> None:
     """After a while six tokens are given rather than the whole awaited; asked by hand, the whole."""
 

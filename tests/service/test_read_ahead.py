@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from keyahead.engine.contract import WorkClass
 from keyahead.engine.tokenizer import Tokenizer
 from keyahead.service.cold import PrefillRate, ReadPrompts
@@ -54,6 +56,20 @@ def test_another_document_of_the_session_ends_the_first(tokenizer: Tokenizer) ->
         assert [decode.stopped for decode in engine.decodes] == [True, False, False]
         assert read.cold_tokens("a", tuple(range(500, 700))) < 16
         await ahead.aclose()
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_does_not_end_is_left(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the prompt is not worth its time any more; its place is free then."""
+    monkeypatch.setattr("keyahead.service.read_ahead.DEADLINE_S", 0.1)
+
+    async def main() -> None:
+        ahead, engine, _ = made(tokenizer)
+        engine.seconds_per_token = 3600
+        ahead.start(("a", "s"), PROMPT, 1)
+        await asyncio.wait_for(ahead.aclose(), 5)
+        assert [decode.stopped for decode in engine.decodes] == [True]
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,10 +67,15 @@ class Model:
 
 
 def decode(
-    tokenizer: Tokenizer, guesses: list[str], unbiased_first: str = "", earlier: Ngrams | None = None, most: int = MOST
+    tokenizer: Tokenizer,
+    guesses: list[str],
+    unbiased_first: str = "",
+    earlier: Ngrams | None = None,
+    most: int = MOST,
+    max_tokens: int = 32,
 ) -> tuple[Decoding, Model, Speculation]:
     """Run a decode to its end, as a generation does."""
-    decoding = Decoding(tokenizer, b"re", TrimContext(WRITTEN, "\n", "python", multiline=False, complete=True), 32)
+    decoding = Decoding(tokenizer, b"re", TrimContext(WRITTEN, "\n", "python", multiline=False, complete=True), max_tokens)
     prompt = Prompt((1, 2, 3), b"re", tokenizer.encode("re")[0])
     proposals = Proposals(prompt, WRITTEN, tokenizer, [Oracle(guesses)], earlier or Answers()["a"])
     speculation = Speculation(prompt, decoding, tokenizer, proposals, trusting(), most)
@@ -122,6 +128,14 @@ def test_a_first_token_that_does_not_fit_is_healed_by_bias(tokenizer: Tokenizer)
     """What the model said without it is dropped."""
     _, played, _ = decode(tokenizer, [ANSWER[2:26]], unbiased_first="values")
     assert [call.biased for call in played.calls[:2]] == [False, True]
+
+
+@pytest.mark.parametrize("limit", [{"most": 3}, {"max_tokens": 4}], ids=["the engine takes", "the answer needs"])
+def test_a_draft_is_no_longer_than(tokenizer: Tokenizer, limit: dict[str, int]) -> None:
+    """However sure it is. An engine refuses more drafts than it was built for; beside them, a step gives a token of its own."""
+    _, played, _ = decode(tokenizer, [ANSWER[2:26]], **limit)  # type: ignore[arg-type]
+    assert max(len(call.draft.tokens) for call in played.calls if call.draft) == 3
+    assert max(call.max_new_tokens for call in played.calls) == 4
 
 
 def test_a_draft_ends_where_the_answer_would(tokenizer: Tokenizer) -> None:

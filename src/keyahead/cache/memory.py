@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import count
-
-from cachetools import TTLCache
 
 from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, add, best
 from keyahead.cache.interface import Neighbour
 
 # What an anchor and a candidate cost besides their texts and offsets: objects, dictionary entries and list links (measured on CPython 3.11
-# and rounded up; a test watches it). As every anchor costs this much, the limit in bytes also limits their number.
-_ANCHOR_BYTES = 1024
+# and rounded up, also where each is its tenant's only one; a test watches it). As every anchor costs this much, the limit in bytes also
+# limits their number.
+_ANCHOR_BYTES = 1152
 _CANDIDATE_BYTES = 288
 _INT_BYTES = 28
 
@@ -26,6 +25,8 @@ _INT_BYTES = 28
 class _Slot:
     candidates: tuple[Candidate, ...]
     size: int
+    until: float
+    """When it is too old."""
 
 
 class MemoryTier:
@@ -40,17 +41,19 @@ class MemoryTier:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
-        self._tenants: dict[str, TTLCache[Anchor, _Slot]] = {}
+        self._slots: OrderedDict[Anchor, _Slot] = OrderedDict()
+        """The one stored longest ago first."""
+        self._used: dict[str, OrderedDict[Anchor, None]] = {}
+        """Each tenant's anchors, the least recently used first."""
+        self._held: dict[str, int] = {}
+        """Bytes of each tenant."""
         self._numbers = count(1)
-
-    @property
-    def size(self) -> int:
+        self.size = 0
         """Bytes held, as counted against the limit."""
-        return sum(int(slots.currsize) for slots in self._tenants.values())
 
     def __len__(self) -> int:
         """Anchors held."""
-        return sum(len(slots) for slots in self._tenants.values())
+        return len(self._slots)
 
     def find(self, places: Iterable[Place]) -> Found | None:
         """The best candidate of the nearest place that has one."""
@@ -71,26 +74,43 @@ class MemoryTier:
         size = _size(anchor, candidates)
         if size > self._max_bytes:
             return
+        self._drop(anchor)
         tenant = anchor.scope.tenant
-        if tenant not in self._tenants:
-            self._tenants[tenant] = TTLCache(self._max_bytes, self._ttl_s, timer=self._clock, getsizeof=lambda slot: slot.size)
-        self._tenants[tenant][anchor] = _Slot(candidates, size)
-        if self.size > self._max_bytes:
-            self._make_room()
+        self._slots[anchor] = _Slot(candidates, size, self._clock() + self._ttl_s)
+        self._used.setdefault(tenant, OrderedDict())[anchor] = None
+        self._held[tenant] = self._held.get(tenant, 0) + size
+        self.size += size
+        self._make_room()
 
     def _at(self, anchor: Anchor) -> tuple[Candidate, ...]:
-        slots = self._tenants.get(anchor.scope.tenant)
-        slot = slots.get(anchor) if slots is not None else None
-        return slot.candidates if slot else ()
+        slot = self._slots.get(anchor)
+        if slot is None or slot.until <= self._clock():
+            return ()
+        self._used[anchor.scope.tenant].move_to_end(anchor)
+        return slot.candidates
 
     def _make_room(self) -> None:
-        for tenant, slots in list(self._tenants.items()):
-            slots.expire()
-            if not slots:
-                del self._tenants[tenant]
-        while self.size > self._max_bytes:
-            with suppress(KeyError):  # its last ones have become too old meanwhile
-                max(self._tenants.values(), key=lambda slots: slots.currsize).popitem()
+        """Drop what is too old, then as much more as there is too much."""
+        now = self._clock()
+        while self._slots:
+            oldest = next(iter(self._slots))
+            if self._slots[oldest].until <= now:
+                self._drop(oldest)
+            elif self.size > self._max_bytes:
+                self._drop(next(iter(self._used[max(self._held, key=self._held.__getitem__)])))
+            else:
+                return
+
+    def _drop(self, anchor: Anchor) -> None:
+        slot = self._slots.pop(anchor, None)
+        if slot is None:
+            return
+        tenant = anchor.scope.tenant
+        self.size -= slot.size
+        self._held[tenant] -= slot.size
+        del self._used[tenant][anchor]
+        if not self._used[tenant]:
+            del self._used[tenant], self._held[tenant]
 
 
 def _size(anchor: Anchor, candidates: tuple[Candidate, ...]) -> int:

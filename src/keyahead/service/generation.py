@@ -95,12 +95,19 @@ class Generation:
         return any(not waiter.superseded for waiter in self.waiters)
 
     async def run(self, engine: EngineClient) -> None:
-        """Decode to the end, from where an engine that was lost had got to. Raises what the engine fails with; `end` must follow."""
+        """Decode to the end or the deadline, from where an engine that was lost had got to.
+
+        Raises what the engine fails with; `end` must follow.
+        """
         self.first_token_at = None
         first = True
-        while self.decoding.finish is None:
-            await self._make(self.speculation.next_call(), engine, first=first)
-            first = False
+        try:
+            async with asyncio.timeout(max(0.0, self.deadline.remaining())):  # An engine may know no deadlines.
+                while self.decoding.finish is None:
+                    await self._make(self.speculation.next_call(), engine, first=first)
+                    first = False
+        except TimeoutError:
+            self.decoding.finish = FinishReason.DEADLINE
 
     def end(self, error: Exception | None) -> None:
         """It is over: whoever waits looks, and passes a defect on to the crash boundary."""

@@ -41,8 +41,11 @@ class _Reading:
             return
         try:
             self._decode = engine.decode(request)
-            async for _ in self._decode:
-                self.first_token_at = self.first_token_at or time.monotonic()
+            async with asyncio.timeout(DEADLINE_S):  # An engine may know no deadlines.
+                async for _ in self._decode:
+                    self.first_token_at = self.first_token_at or time.monotonic()
+        except TimeoutError:
+            self.stop()
         except (EngineError, EngineUnavailable, Overloaded):
             return
 
