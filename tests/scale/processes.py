@@ -167,7 +167,7 @@ class Whole:
         drain = urllib.request.Request(f"http://{old.admin}/drain_listeners?graceful", method="POST")
         await asyncio.to_thread(lambda: urllib.request.urlopen(drain, timeout=5).read())
         leaving = time.monotonic() + DRAIN_S
-        while old.counter("http.editors.downstream_cx_active") and time.monotonic() < leaving:
+        while not _has_left(old) and time.monotonic() < leaving:
             await asyncio.sleep(0.2)
         old.process.terminate()
         await asyncio.to_thread(old.process.wait, PATIENCE_S)
@@ -219,6 +219,11 @@ def whole(folder: Path, model: str, model_folder: Path) -> Iterator[Whole]:
         made = Whole(place, tritons, redis, stack.enter_context(contextlib.ExitStack()))
         made.start_edge()
         yield made
+
+
+def _has_left(edge: Edge) -> bool:
+    """Whether it neither gets connections, which the system deals out to all that listen on a port, nor has any."""
+    return bool(edge.counter("listener_manager.listener_stopped")) and not edge.counter("http.editors.downstream_cx_active")
 
 
 def eventually(check: Any, what: str) -> None:
