@@ -28,7 +28,7 @@ from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
-from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call, observed
+from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, Layers, RequestMetrics, TenantAuth, current_call, observed
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Delta, Outcome, Query, Trigger
 from keyahead.service.pages import MetricsServer
@@ -229,7 +229,7 @@ class Server:
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._tracing = open_tracing(config)
         self._grpc = grpc.aio.server(
-            interceptors=[CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
+            interceptors=[Layers(CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight)],
             options=_channel_options(config),
         )
         service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
