@@ -266,13 +266,13 @@ class InFlightLimit(Layer):
     def __init__(self, limit: int, max_sessions: int, metrics: Metrics) -> None:
         self._limit = limit
         self._max_sessions = max_sessions
-        self._gauge = metrics.in_flight
         self._running = 0
         self._sessions = 0
         self.draining = asyncio.Event()
         """Set once the server shuts down: a session ends by it."""
         self._idle = asyncio.Event()
         self._idle.set()
+        metrics.in_flight.set_function(lambda: self._running)
 
     async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
         """Count one call in and out."""
@@ -308,12 +308,10 @@ class InFlightLimit(Layer):
             raise Overloaded("too many calls in flight; try again soon", OVERLOAD_RETRY_S)
         self._running += 1
         self._idle.clear()
-        self._gauge.inc()
 
     def leave(self) -> None:
         """Give a place back."""
         self._running -= 1
-        self._gauge.dec()
         if self._running == 0:
             self._idle.set()
 
