@@ -25,7 +25,7 @@ from keyahead.service import fleet
 from keyahead.service.config import ServiceConfig
 from keyahead.service.engine_client import EngineError
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Overloaded, Query, Source, Superseded, Trigger
+from keyahead.service.model import Deadline, Overloaded, Query, Source, Superseded, Trigger
 from keyahead.service.pipeline import Pipeline
 
 BUDGET_S = 0.16
@@ -119,16 +119,19 @@ class Seen:
         return sum(count > 0 for count in self.chars) / len(self.chars)
 
 
+async def ignore(_: str) -> None:
+    """Nobody looks at what is shown while it is decoded."""
+
+
 async def ask(pipeline: Pipeline, query: Query, seconds: float, seen: Seen) -> None:
     """One request, as the server would make it."""
     begin = time.monotonic()
     try:
-        async for event in pipeline.complete(query, Deadline.after(seconds)):
-            if isinstance(event, Answer):
-                seen.seconds.append(time.monotonic() - begin)
-                seen.engine_seconds += seen.seconds[-1:] if event.source in {Source.ENGINE, Source.IN_FLIGHT} else []
-                seen.chars.append(len(event.text))
-                seen.outcomes[event.finish_reason.value if event.text else "empty"] += 1
+        answer = await pipeline.complete(query, Deadline.after(seconds), ignore)
+        seen.seconds.append(time.monotonic() - begin)
+        seen.engine_seconds += seen.seconds[-1:] if answer.source in {Source.ENGINE, Source.IN_FLIGHT} else []
+        seen.chars.append(len(answer.text))
+        seen.outcomes[answer.finish_reason.value if answer.text else "empty"] += 1
     except Superseded:
         seen.outcomes["superseded"] += 1
     except Overloaded:

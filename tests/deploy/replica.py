@@ -7,13 +7,13 @@ import json
 import os
 import sys
 import types
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
 
 from keyahead.service.config import ServiceConfig
 from keyahead.service.interceptors import TenantAuth
-from keyahead.service.model import Answer, Deadline, Delta, EngineUnavailable, FinishReason, Outcome, Query, Source
+from keyahead.service.model import Answer, Deadline, EngineUnavailable, FinishReason, Outcome, Query, Show, Source
 from keyahead.service.server import run
 
 NAME = os.environ.pop("REPLICA")
@@ -36,17 +36,17 @@ class Completer:
 
     ready = True
 
-    async def complete(self, query: Query, deadline: Deadline) -> AsyncIterator[Delta | Answer]:
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         note("asked", query.request_id)
         if (NOTES / f"sick-{NAME}").exists():
             raise EngineUnavailable("no engine")
         note("worked", query.request_id)
         if query.suffix == "break":
-            yield Delta("begun")
+            await show("begun")
             raise EngineUnavailable("the engine is gone")
         await asyncio.sleep(float(query.prefix[:8]))
         answer = json.dumps({"replica": NAME, "tenant": query.tenant, "received": received.get()})
-        yield Answer(answer, FinishReason.STOP, Source.ENGINE, 1, 1)
+        return Answer(answer, FinishReason.STOP, Source.ENGINE, 1, 1)
 
     def warm(self, query: Query) -> None:
         pass

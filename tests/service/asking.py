@@ -7,10 +7,10 @@ from typing import Any
 from keyahead.service.model import (
     Answer,
     Deadline,
-    Delta,
     FinishReason,
     Mode,
     Query,
+    Show,
 )
 from keyahead.service.pipeline import Pipeline
 
@@ -34,11 +34,16 @@ def query(at: int = CURSOR, **changes: Any) -> Query:
 
 async def ask(pipeline: Pipeline, asked: Query, seconds: float = 5) -> Answer:
     """The answer, with deltas checked to be what it begins with."""
-    shown = ""
-    async for event in pipeline.complete(asked, Deadline.after(seconds)):
-        if isinstance(event, Answer):
-            assert event.text.startswith(shown) or event.finish_reason is not FinishReason.STOP
-            return event
-        assert isinstance(event, Delta)
-        shown += event.text
-    raise AssertionError("no answer")
+    shown: list[str] = []
+    answer = await pipeline.complete(asked, Deadline.after(seconds), noting(shown))
+    assert answer.text.startswith("".join(shown)) or answer.finish_reason is not FinishReason.STOP
+    return answer
+
+
+def noting(shown: list[str]) -> Show:
+    """Takes what is shown into a list."""
+
+    async def show(text: str) -> None:
+        shown.append(text)
+
+    return show

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source
+from keyahead.service.model import Answer, Deadline, FinishReason, Outcome, Query, Show, Source
 
 ANSWER = Answer("return a + b", FinishReason.STOP, Source.ENGINE, 30, 5)
-Events = AsyncIterator[Delta | Answer]
 
 
-async def answer_at_once(_: Query, __: Deadline) -> Events:
+async def answer_at_once(_: Query, __: Deadline, show: Show) -> Answer:
     """Two deltas and the answer."""
-    yield Delta("return a")
-    yield Delta(" + b")
-    yield ANSWER
+    await show("return a")
+    await show(" + b")
+    return ANSWER
 
 
-async def hang(_: Query, __: Deadline) -> Events:
+async def hang(_: Query, __: Deadline, show: Show) -> Answer:
     """One delta, then nothing for a minute."""
-    yield Delta("x")
+    await show("x")
     await asyncio.sleep(60)
+    return ANSWER
 
 
 @dataclass
 class Scripted:
     """A completer that does what it is told and remembers what it was asked."""
 
-    script: Callable[[Query, Deadline], Events] = answer_at_once
+    script: Callable[[Query, Deadline, Show], Awaitable[Answer]] = answer_at_once
     ready: bool = True
     queries: list[Query] = field(default_factory=list)
     budgets_s: list[float] = field(default_factory=list)
@@ -38,13 +38,12 @@ class Scripted:
     closed: int = 0
     released: bool = False
 
-    async def complete(self, query: Query, deadline: Deadline) -> AsyncIterator[Delta | Answer]:
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         """Run the script."""
         self.queries.append(query)
         self.budgets_s.append(deadline.remaining())
         try:
-            async for event in self.script(query, deadline):
-                yield event
+            return await self.script(query, deadline, show)
         finally:
             self.closed += 1
 

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from keyahead.service.errors import Draining, Unauthenticated
-from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call, observed
+from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, Layers, RequestMetrics, TenantAuth, current_call, observed
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, EngineUnavailable, FinishReason, Overloaded, Source, Superseded
 
@@ -29,8 +29,8 @@ async def serving(
 ) -> AsyncIterator[Callable[..., Any]]:
     """A real server whose one method is `behaviour`; yields a callable that calls it."""
     metrics = metrics or Metrics()
-    layers = [CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), InFlightLimit(limit, 8, metrics)]
-    server = grpc.aio.server(interceptors=layers, options=[("grpc.so_reuseport", 0)])
+    layers = Layers(CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), InFlightLimit(limit, 8, metrics))
+    server = grpc.aio.server(interceptors=[layers], options=[("grpc.so_reuseport", 0)])
     handler = grpc.unary_unary_rpc_method_handler(
         behaviour,
         request_deserializer=StringValue.FromString,
@@ -235,7 +235,7 @@ async def test_draining_refuses_new_calls_and_waits_for_running_ones() -> None:
 
 async def test_the_boundary_lets_the_call_s_own_cancel_through() -> None:
     """Its task ends as cancelled, and nothing is sent to a client that has left."""
-    task = asyncio.create_task(CrashBoundary().around("Call", lambda: asyncio.sleep(60), None))  # type: ignore[arg-type]
+    task = asyncio.create_task(CrashBoundary().around("Call", lambda *_: asyncio.sleep(60), None, None))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

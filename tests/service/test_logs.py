@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service import logs
 from keyahead.service.config import ServiceConfig
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, EngineUnavailable, FinishReason, Query, Source, Superseded
+from keyahead.service.model import Answer, Deadline, EngineUnavailable, FinishReason, Query, Show, Source, Superseded
 from keyahead.service.server import Server
 
 CANARY = "canary7f3a"
@@ -89,9 +89,9 @@ class Completer:
 
     ready = True
 
-    async def complete(self, query: Query, _: Deadline) -> AsyncIterator[Delta | Answer]:
+    async def complete(self, query: Query, _: Deadline, show: Show) -> Answer:
         """Answer or fail, loudly."""
-        yield Delta(query.prefix)
+        await show(query.prefix)
         failures: dict[str, BaseException] = {
             "value": ValueError(query.prefix),
             "key": KeyError(query.suffix),
@@ -105,7 +105,7 @@ class Completer:
             gc.collect()
         elif query.language:
             raise failures[query.language]
-        yield Answer(query.prefix, FinishReason.STOP, Source.ENGINE, 1, 1)
+        return Answer(query.prefix, FinishReason.STOP, Source.ENGINE, 1, 1)
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -13,7 +13,6 @@ from keyahead.service.drafting.sources import Suggestions
 from keyahead.service.engine_client import EngineError
 from keyahead.service.generation import Place
 from keyahead.service.model import (
-    Answer,
     Deadline,
     EngineUnavailable,
     FinishReason,
@@ -28,7 +27,7 @@ from keyahead.service.model import (
 )
 from keyahead.service.pipeline import Pipeline
 from keyahead.service.task import task_of
-from tests.service.asking import CURSOR, LINE_END, TEXT, ask, query
+from tests.service.asking import CURSOR, LINE_END, TEXT, ask, noting, query
 from tests.service.conftest import ScriptedEngine
 
 
@@ -316,14 +315,13 @@ def test_an_unlikely_suggestion_is_withheld_if_the_operator_says_so(run: Callabl
     """Decoded and cached all the same; the answer tells how likely it was, and nothing of it is shown on the way."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
-        shown = await ask(pipeline, query(trigger=Trigger.MANUAL))
-        assert 0 < shown.p_accept < 1
+        assert 0 < (await ask(pipeline, query(trigger=Trigger.MANUAL))).p_accept < 1
         pipeline._config = dataclasses.replace(pipeline._config, min_p_accept=1.0)
         for asked in (query(trigger=Trigger.MANUAL), query(CURSOR + 1, trigger=Trigger.MANUAL, tenant="b", streamed=True)):
-            withheld = [event async for event in pipeline.complete(asked, Deadline.after(5))]
-            assert [event.text for event in withheld] == [""]
-            assert isinstance(withheld[0], Answer)
-            assert withheld[0].finish_reason is FinishReason.WITHHELD
-            assert withheld[0].p_accept > 0
+            shown: list[str] = []
+            withheld = await pipeline.complete(asked, Deadline.after(5), noting(shown))
+            assert (withheld.text, shown) == ("", [])
+            assert withheld.finish_reason is FinishReason.WITHHELD
+            assert withheld.p_accept > 0
 
     run(check)

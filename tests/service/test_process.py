@@ -31,9 +31,9 @@ from keyahead.service.model import Answer, FinishReason, Source
 
 class Completer:
     ready = True
-    async def complete(self, query, deadline):
+    async def complete(self, query, deadline, show):
         await asyncio.sleep(float(query.prefix))
-        yield Answer("done", FinishReason.STOP, Source.ENGINE, 1, 1)
+        return Answer("done", FinishReason.STOP, Source.ENGINE, 1, 1)
     async def aclose(self):
         pass
 

@@ -25,9 +25,9 @@ from keyahead.service.config import ServiceConfig
 from keyahead.service.health import Health
 from keyahead.service.interceptors import InFlightLimit
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Query, Source, Superseded
+from keyahead.service.model import Answer, Deadline, FinishReason, Query, Show, Source, Superseded
 from keyahead.service.server import Autocomplete, Server, StartError
-from tests.service.completer import ANSWER, Events, Scripted, answer_at_once, hang
+from tests.service.completer import ANSWER, Scripted, answer_at_once, hang
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -46,7 +46,7 @@ class Running:
 async def serving(folder: Path, completer: Scripted, **settings_: Any) -> AsyncIterator[Running]:
     """A started server with a connected client."""
     config = ServiceConfig(**{"grpc_port": 0, "metrics_port": 0, "model_folder": folder, "model_version": "0123456789ab", **settings_})
-    server = Server(config, completer, Metrics())  # type: ignore[arg-type]  # an async generator method is written as its iterator
+    server = Server(config, completer, Metrics())
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -144,9 +144,9 @@ async def test_the_completer_gets_the_client_s_time_less_the_reserve(
 async def test_an_answer_cut_by_the_deadline_is_delivered_in_time(running: Running) -> None:
     """A completer that works up to its deadline still answers before the client's."""
 
-    async def work_till_the_end(_: Query, deadline: Deadline) -> Events:
+    async def work_till_the_end(_: Query, deadline: Deadline, __: Show) -> Answer:
         await asyncio.sleep(deadline.remaining())
-        yield Answer("partial", FinishReason.DEADLINE, Source.ENGINE, 1, 1)
+        return Answer("partial", FinishReason.DEADLINE, Source.ENGINE, 1, 1)
 
     running.completer.script = work_till_the_end
     response = await running.stub.Complete(ask(trigger=pb.TRIGGER_MANUAL), timeout=0.5)
@@ -195,7 +195,7 @@ async def test_a_cancel_closes_the_iterator_within_one_turn_of_the_loop(tmp_path
     for script in (hang, answer_at_once):
         completer = Scripted(script)
         metrics = Metrics()
-        service = Autocomplete(ServiceConfig(model_folder=tmp_path), completer, metrics, InFlightLimit(1, 1, metrics))  # type: ignore[arg-type]
+        service = Autocomplete(ServiceConfig(model_folder=tmp_path), completer, metrics, InFlightLimit(1, 1, metrics))
         task = asyncio.create_task(service._complete(Query("", ""), None, Context().write))
         await asyncio.sleep(0.05)
         assert completer.closed == 0
@@ -209,8 +209,8 @@ async def test_a_cancel_closes_the_iterator_within_one_turn_of_the_loop(tmp_path
 async def test_a_superseded_call_is_aborted_also_in_the_middle_of_a_stream(running: Running) -> None:
     """ABORTED with its reason, after the deltas that were sent."""
 
-    async def supersede(_: Query, __: Deadline) -> Events:
-        yield Delta("x")
+    async def supersede(_: Query, __: Deadline, show: Show) -> Answer:
+        await show("x")
         raise Superseded
 
     running.completer.script = supersede
@@ -221,16 +221,6 @@ async def test_a_superseded_call_is_aborted_also_in_the_middle_of_a_stream(runni
     info = error_details_pb2.ErrorInfo()
     assert any(each.Unpack(info) for each in rpc_status.from_call(error).details)
     assert (error.code(), info.reason) == (grpc.StatusCode.ABORTED, "SUPERSEDED")
-
-
-async def test_a_completer_without_an_answer_is_an_internal_error(running: Running) -> None:
-    """A broken promise of the pipeline is told as such and does not hang."""
-
-    async def nothing(_: Query, __: Deadline) -> Events:
-        yield Delta("x")
-
-    running.completer.script = nothing
-    assert (await failure(running.stub.Complete(ask()))).code() == grpc.StatusCode.INTERNAL
 
 
 async def test_a_message_over_the_limit_is_refused_and_a_full_megabyte_is_not(running: Running) -> None:
@@ -320,9 +310,9 @@ async def test_stopping_lets_running_calls_end_and_refuses_new_ones(tmp_path: Pa
     """Readiness goes first; the completer is released last."""
     go = asyncio.Event()
 
-    async def wait(_: Query, __: Deadline) -> Events:
+    async def wait(_: Query, __: Deadline, ___: Show) -> Answer:
         await go.wait()
-        yield ANSWER
+        return ANSWER
 
     async with serving(tmp_path, Scripted(wait)) as found:
         health = health_pb2_grpc.HealthStub(found.channel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,7 @@ from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.proto.keyahead.v1 import autocomplete_pb2_grpc as pb_grpc
 from keyahead.service.config import ServiceConfig
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded, Timings
+from keyahead.service.model import Answer, Deadline, FinishReason, Outcome, Query, Show, Source, Superseded, Timings
 from keyahead.service.server import Server
 from keyahead.service.tracing import SERVICE, engine_trace
 from tests.collector import Collector, attributes, collecting
@@ -34,11 +34,11 @@ class Completer:
 
     ready = True
 
-    async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         if query.request_id == "old":
             raise Superseded
         await asyncio.create_task(self._ask())
-        yield Answer(SECRET, FinishReason.STOP, Source.ENGINE, 30, 5, TIMINGS)
+        return Answer(SECRET, FinishReason.STOP, Source.ENGINE, 30, 5, TIMINGS)
 
     async def _ask(self) -> None:
         trace = engine_trace("d1")

@@ -11,9 +11,9 @@ import hashlib
 import hmac
 import secrets
 import time
-from abc import abstractmethod
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -77,58 +77,70 @@ def current_call() -> Call:
     return _current.get()
 
 
-class CallInterceptor(Base):
-    """Wraps the calls of the service whose name begins with `prefix`, unary and streaming alike; handlers must be coroutines.
+class Layer:
+    """Something done around every call of our own service."""
+
+    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
+        """Work around one call; `proceed` goes on to the next layer or the handler."""
+        raise NotImplementedError
+
+    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
+        """Work around one session; as around a call, unless it differs."""
+        return await self.around(method, proceed, request, context)
+
+
+class Layers(Base):
+    """Puts layers, outermost first, around the calls of services whose name begins with `prefix`; handlers must be coroutines.
 
     A call whose client streams is a session: it may be idle for an hour, and what it asks for inside is counted there.
     """
 
     prefix = "/keyahead."
 
-    def __init__(self) -> None:
+    def __init__(self, *layers: Layer) -> None:
+        self._layers = layers
         self._handlers: dict[str, Handler] = {}
         """The wrapped ones, by path: grpc asks for a handler with every call, and gives the same one."""
-
-    @abstractmethod
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
-        """Work around one call; `proceed` goes on to the next interceptor or the handler."""
-
-    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
-        """Work around one session; as around a call, unless it differs."""
-        return await self.around(method, proceed, context)
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         """Called by grpc for each call."""
-        handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
-        if not handler or not path.startswith(self.prefix):
-            return handler  # None for an unknown method, to which grpc answers UNIMPLEMENTED.
-        if path not in self._handlers:
-            self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
-        return self._handlers[path]
+        if path in self._handlers:
+            return self._handlers[path]
+        handler = await continuation(handler_call_details)
+        if handler and path.startswith(self.prefix):  # None for an unknown method, to which grpc answers UNIMPLEMENTED.
+            handler = self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
+        return handler
 
     def _wrapped(self, handler: Handler, method: str) -> Handler:
+        streaming = handler.request_streaming
+        decode: Any = handler.request_deserializer
         behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
-        around = self.around_session if handler.request_streaming else self.around
-        if handler.request_deserializer:
-            # Only the innermost interceptor finds one: it decodes, the others pass bytes on. grpc itself answers bad bytes with UNKNOWN.
-            decoding = _decoding_each if handler.request_streaming else _decoding
-            behaviour = decoding(handler.request_deserializer, behaviour)
-
-        async def call(request: Any, context: Context) -> Any:
-            return await around(method, lambda: behaviour(request, context), context)
-
-        build = _BUILDERS[handler.request_streaming, handler.response_streaming]
-        return build(call, response_serializer=handler.response_serializer)
+        # Here, because grpc itself answers bad bytes with UNKNOWN.
+        behaviour = (_decoding_each if streaming else _decoding)(decode, behaviour)
+        for layer in reversed(self._layers):
+            behaviour = partial(layer.around_session if streaming else layer.around, method, behaviour)
+        if not streaming:
+            behaviour = _reading(behaviour)
+        build = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+        return build(behaviour, response_serializer=handler.response_serializer)
 
 
-_BUILDERS: dict[tuple[bool, bool], Callable[..., Handler]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
+def _reading(behaviour: Behaviour) -> Behaviour:
+    """Read a call's one message as those of a stream are read, and refuse a call that ends without it or inside it.
+
+    grpc itself would answer such a call nothing, not before its deadline (grpcio 1.85.1): a wrong length of a browser's frame makes one.
+    """
+
+    async def call(_: Any, context: Context) -> Any:
+        raw = await context.read()
+        if raw is grpc.aio.EOF:  # type: ignore[attr-defined]  # grpc-stubs lacks it
+            return await context.abort_with_status(to_status(problem_of(MalformedMessage())))  # type: ignore[attr-defined]  # and this
+        return await behaviour(raw, context)
+
+    return call
 
 
 def _decoding(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
@@ -152,13 +164,13 @@ def _decoded(decode: Callable[[bytes], Any], raw: bytes) -> Any:
         raise MalformedMessage from None
 
 
-class CrashBoundary(CallInterceptor):
+class CrashBoundary(Layer):
     """Turns whatever ends a call into a clean status: nothing reaches grpc but an answer, an abort or the client's own cancel."""
 
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
+    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
         """Map every exception to its status."""
         try:
-            return await proceed()
+            return await proceed(request, context)
         except asyncio.CancelledError:
             if _client_gone():
                 raise
@@ -177,25 +189,24 @@ def _client_gone() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class RequestMetrics(CallInterceptor):
+class RequestMetrics(Layer):
     """Times each call, counts how it ended, writes its log line and, if it is sampled, its trace."""
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        super().__init__()
         self._metrics = metrics
         self._tracing = tracing
 
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:
+    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
         """Observe one call."""
         trace = self._tracing.begin(method, context.invocation_metadata() or ()) if self._tracing else None
         with observed(self._metrics, Call(method), trace):
-            return await proceed()
+            return await proceed(request, context)
 
-    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
         """Count a session while it lasts; its suggestions are observed one by one."""
         _current.set(Call(method))
         with self._metrics.sessions.track_inprogress():
-            return await proceed()
+            return await proceed(request, context)
 
 
 @contextlib.contextmanager
@@ -230,7 +241,7 @@ def _record(metrics: Metrics, call: Call, trace: CallTrace | None, outcome: str,
         trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
 
 
-class TenantAuth(CallInterceptor):
+class TenantAuth(Layer):
     """Finds the tenant from the bearer token, and from nothing else that a client sends.
 
     Where users are kept apart, tenant/user is what stands for the tenant from here on: in the cache, the engine and the sessions.
@@ -238,14 +249,13 @@ class TenantAuth(CallInterceptor):
 
     def __init__(self, tokens: Sequence[tuple[str, bytes]]) -> None:
         """Tenants and their tokens' SHA-256 digests; none means that everybody is the tenant `default`."""
-        super().__init__()
         self._tokens = tuple(tokens)
 
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
         """Set the call's tenant or refuse it."""
         if self._tokens:
             current_call().tenant = self.tenant_of(context.invocation_metadata() or ())
-        return await proceed()
+        return await proceed(request, context)
 
     def tenant_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
         """The tenant whose token the metadata carries. Raises Unauthenticated."""
@@ -260,27 +270,26 @@ class TenantAuth(CallInterceptor):
         return found[0]
 
 
-class InFlightLimit(CallInterceptor):
+class InFlightLimit(Layer):
     """The hard stop: refuses calls beyond a number, and all new ones once draining. Idle sessions have a number of their own."""
 
     def __init__(self, limit: int, max_sessions: int, metrics: Metrics) -> None:
-        super().__init__()
         self._limit = limit
         self._max_sessions = max_sessions
-        self._gauge = metrics.in_flight
         self._running = 0
         self._sessions = 0
         self.draining = asyncio.Event()
         """Set once the server shuts down: a session ends by it."""
         self._idle = asyncio.Event()
         self._idle.set()
+        metrics.in_flight.set_function(lambda: self._running)
 
-    async def around(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
         """Count one call in and out."""
         with self.place():
-            return await proceed()
+            return await proceed(request, context)
 
-    async def around_session(self, method: str, proceed: Callable[[], Awaitable[Any]], context: Context) -> Any:  # noqa: ARG002
+    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
         """Count one session in and out. Raises Overloaded or Draining."""
         if self.draining.is_set():
             raise Draining
@@ -288,7 +297,7 @@ class InFlightLimit(CallInterceptor):
             raise Overloaded("too many sessions are open; try again soon", SESSION_RETRY_S)
         self._sessions += 1
         try:
-            return await proceed()
+            return await proceed(request, context)
         finally:
             self._sessions -= 1
 
@@ -309,12 +318,10 @@ class InFlightLimit(CallInterceptor):
             raise Overloaded("too many calls in flight; try again soon", OVERLOAD_RETRY_S)
         self._running += 1
         self._idle.clear()
-        self._gauge.inc()
 
     def leave(self) -> None:
         """Give a place back."""
         self._running -= 1
-        self._gauge.dec()
         if self._running == 0:
             self._idle.set()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 class Mode(enum.Enum):
@@ -107,11 +109,8 @@ class Timings:
     total: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Ghost text to append, while a suggestion is still being decoded."""
-
-    text: str
+Show: TypeAlias = Callable[[str], Awaitable[None]]
+"""Takes ghost text to append, while a suggestion is still being decoded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from keyahead.cache import CacheSettings, PrefixCache, RedisSettings, open_cache
 from keyahead.engine import catalogue
@@ -25,7 +23,7 @@ from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.generations import Generations
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, FinishReason, Outcome, Query, Source, Superseded
+from keyahead.service.model import Answer, Deadline, FinishReason, Outcome, Query, Show, Source, Superseded
 from keyahead.service.outcomes import EventLog
 from keyahead.service.piece import piece_of
 from keyahead.service.prompt import PromptBuilder
@@ -77,8 +75,8 @@ class Pipeline:
         if self._event_log is not None:
             await asyncio.to_thread(self._event_log.close)
 
-    async def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
-        """Deltas, then one answer, by the deadline. Raises Superseded and EngineUnavailable."""
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
+        """The answer, by the deadline, and before it what can be shown. Raises Superseded and EngineUnavailable."""
         started = time.monotonic()
         task = task_of(query, self._config, self._generations.fingerprint(query.tenant))
         session = (query.tenant, query.session_id)
@@ -96,13 +94,11 @@ class Pipeline:
                     self._sessions.choose(session, waiter.place, None)  # The older one leaves its place before another is asked for.
                     generation, source = self._begin(query, task, waiter), Source.ENGINE
                 self._sessions.choose(session, waiter.place, generation)
-                async with aclosing(self._follow(generation, waiter, task, source)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+                await self._follow(generation, waiter, task, source, show)
                 answer = self._answer(generation, waiter, task, source)
                 generation = None
             waiter.timings.total = _ms_since(started)
-            yield answer
+            return answer
         finally:
             self._sessions.leave(session, waiter)
 
@@ -141,8 +137,8 @@ class Pipeline:
         waiter.timings.prompt = _ms_since(begin)
         return generation
 
-    async def _follow(self, generation: Generation, waiter: Waiter, task: Task, source: Source) -> AsyncGenerator[Delta, None]:
-        """Wait until a generation has the answer, disagrees with what was typed, or the deadline comes; what can be shown meanwhile."""
+    async def _follow(self, generation: Generation, waiter: Waiter, task: Task, source: Source, show: Show) -> None:
+        """Wait until a generation has the answer, disagrees with what was typed, or the deadline comes; show what can be shown."""
         begin = time.monotonic()
         shown = ""
         joined = source is Source.IN_FLIGHT
@@ -155,14 +151,14 @@ class Pipeline:
                 if piece.settled or (piece.enough and (early or (joined and not task.patient))):
                     break
                 if len(piece.ghost) > len(shown) and piece.ghost.startswith(shown) and piece.p_accept >= self._config.min_p_accept:
-                    yield Delta(piece.ghost[len(shown) :])
+                    await show(piece.ghost[len(shown) :])
                     shown = piece.ghost
                 await waiter.wait(None if early or task.patient else begin + EARLY_S)
             keep = generation.agrees(waiter.place)
         except Superseded:
             keep = True  # The newer request decides.
             raise
-        except (asyncio.CancelledError, GeneratorExit):
+        except asyncio.CancelledError:
             self._metrics.cancels.labels("decode" if generation.first_token_at else "prefill").inc()
             raise
         finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from keyahead.engine.contract import Array
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.service.errors import InvalidRequest, Violation
-from keyahead.service.model import Answer, ContextFile, FinishReason, Mode, Query, Source, Timings, Trigger
+from keyahead.service.metrics import STAGES
+from keyahead.service.model import Answer, ContextFile, FinishReason, Mode, Query, Source, Trigger
 from keyahead.service.positions import BadPosition, Encoding, characters, line_ends, line_text_end, no_such_line, utf8_bytes
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def to_response(answer: Answer, request_id: str, model: pb.ModelInfo) -> pb.Comp
         source=_SOURCES[answer.source],
         model=model,
         tokens=pb.TokenCounts(prompt=answer.prompt_tokens, completion=answer.completion_tokens),
-        timings_ms=pb.StageTimings(**{each.name: getattr(answer.timings, each.name) for each in fields(Timings)}),
+        timings_ms=pb.StageTimings(**{stage: getattr(answer.timings, stage) for stage in STAGES}),
         p_accept=answer.p_accept,
     )
 

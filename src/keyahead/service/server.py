@@ -10,7 +10,6 @@ import secrets
 import signal
 import socket
 import sys
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
@@ -28,19 +27,18 @@ from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
-from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, RequestMetrics, TenantAuth, current_call, observed
+from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, Layers, RequestMetrics, TenantAuth, current_call, observed
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, Delta, Outcome, Query, Trigger
+from keyahead.service.model import Answer, Deadline, Outcome, Query, Show, Trigger
 from keyahead.service.pages import MetricsServer
 from keyahead.service.reports import Reports
 from keyahead.service.requests import Limits, to_query, to_response
 from keyahead.service.session_messages import to_report
 from keyahead.service.session_stream import SessionStream
 from keyahead.service.tracing import open_tracing
-from keyahead.service.whole_message import WholeMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from keyahead.service.config import ServiceConfig
 
@@ -64,8 +62,8 @@ class Completer(Protocol):
     def ready(self) -> bool:
         """Whether the engine is reachable and warm."""
 
-    def complete(self, query: Query, deadline: Deadline) -> AsyncGenerator[Delta | Answer, None]:
-        """Deltas, possibly none, then exactly one answer, by the deadline; closed early when the client leaves.
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
+        """The answer, by the deadline; cancelled when the client leaves. Meanwhile `show` may be given ghost text.
 
         Raises Superseded, EngineUnavailable or Overloaded.
         """
@@ -162,17 +160,15 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         """What became of a suggestion is known."""
         self._completer.outcome(tenant, outcome)
 
-    async def _answer(
-        self, request: pb.CompleteRequest, context: Context, root: str, on_delta: Callable[[str], Awaitable[None]]
-    ) -> pb.CompleteResponse:
+    async def _answer(self, request: pb.CompleteRequest, context: Context, root: str, show: Show) -> pb.CompleteResponse:
         query = to_query(request, current_call().tenant, self._limits, root)
-        if on_delta is not _ignore:
+        if show is not _ignore:
             query = dataclasses.replace(query, streamed=True)
-        answer = await self._run(query, context.time_remaining(), on_delta)
+        answer = await self._run(query, context.time_remaining(), show)
         self._reports.remember(query, answer)
         return to_response(answer, query.request_id, self._model_of(query.tenant))
 
-    async def _run(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
+    async def _run(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
         """Complete, and have it in the call's records."""
         call = current_call()
         call.trigger = query.trigger.value
@@ -182,26 +178,22 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             suffix_chars=len(query.suffix),
             context_files=len(query.context),
         )
-        call.answer = await self._complete(query, remaining_s, on_delta)
+        call.answer = await self._complete(query, remaining_s, show)
         return call.answer
 
-    async def _complete(self, query: Query, remaining_s: float | None, on_delta: Callable[[str], Awaitable[None]]) -> Answer:
+    async def _complete(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
         """Run the completer within the call's time, given the seconds left of the client's deadline, if it set one."""
         last_s = self._max_s if remaining_s is None else min(remaining_s, self._max_s)
         budget_s = last_s - self._reserve_s
         if query.trigger is Trigger.AUTOMATIC:
             budget_s = min(budget_s, self._automatic_s)
         try:
-            async with asyncio.timeout(last_s) as limit, aclosing(self._completer.complete(query, Deadline.after(budget_s))) as events:
-                async for event in events:
-                    if isinstance(event, Answer):
-                        return event
-                    await on_delta(event.text)
+            async with asyncio.timeout(last_s) as limit:
+                return await self._completer.complete(query, Deadline.after(budget_s), show)
         except TimeoutError:
             if limit.expired():
                 raise DeadlineMissed from None
             raise
-        raise RuntimeError("the completer ended without an answer")
 
 
 async def _ignore(_: str) -> None:
@@ -230,7 +222,7 @@ class Server:
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._tracing = open_tracing(config)
         self._grpc = grpc.aio.server(
-            interceptors=[WholeMessage(), CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight],
+            interceptors=[Layers(CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight)],
             options=_channel_options(config),
         )
         service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
