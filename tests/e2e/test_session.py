@@ -95,8 +95,8 @@ def editor(stack: Running) -> Iterator[Editor]:
 
 def test_thirty_keys_bring_suggestions(stack: Running, editor: Editor) -> None:
     """Typing what is suggested keeps it, without a request for each key; the model knows the function above."""
+    assert eventually(lambda: b"keyahead_sessions 1.0" in urllib.request.urlopen(stack.metrics, timeout=5).read(), 10)
     page = urllib.request.urlopen(stack.metrics, timeout=5).read().decode()
-    assert "keyahead_sessions 1.0" in page
     asked_before = _sum(page, 'keyahead_request_seconds_count{method="Session"')
     for key in LINE[:30]:
         editor.type(key)

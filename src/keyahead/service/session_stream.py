@@ -15,6 +15,7 @@ from keyahead.service.requests import Limits
 from keyahead.service.session_machine import SessionMachine
 from keyahead.service.session_messages import to_message, to_reply
 from keyahead.service.session_model import Complete, Effect, Record, Release, Reply, Send, Stop, Warm
+from keyahead.service.throttle import Throttle
 
 MAX_REPLIES: Final = 64
 """Replies that may wait for a slow client before no more of its messages are read."""
@@ -62,6 +63,7 @@ class SessionStream:
         """For one document only: the one its user went to last."""
         self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()
         self._room = asyncio.Event()
+        self._throttle = Throttle()
         self._ended = False
 
     async def run(self, requests: AsyncIterator[pb.SessionRequest], write: Callable[[pb.SessionResponse], Awaitable[None]]) -> None:
@@ -81,7 +83,10 @@ class SessionStream:
             raise failed.exceptions[0] from None
 
     async def _read(self, request: pb.SessionRequest) -> None:
-        self._do(self._machine.handle(to_message(request, self._tenant, self._limits), time.monotonic()))
+        began = time.monotonic()
+        self._do(self._machine.handle(to_message(request, self._tenant, self._limits), began))
+        if wait_s := self._throttle.wait_s(began, time.monotonic()):
+            await asyncio.sleep(wait_s)
         if self._replies.qsize() >= MAX_REPLIES:
             self._room.clear()
             await self._room.wait()
