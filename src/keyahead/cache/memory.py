@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import count
-from typing import TypeAlias
 
 from keyahead.cache.anchors import CANDIDATES, Anchor, Candidate, Found, Place, add, best
 from keyahead.cache.interface import Neighbour
@@ -24,15 +23,10 @@ _INT_BYTES = 28
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    tenant: str
     candidates: tuple[Candidate, ...]
     size: int
     until: float
     """When it is too old."""
-
-
-_Key: TypeAlias = tuple[str, ...]
-"""An anchor's fields, whose hash and comparison are C's: a look-up needs several of both."""
 
 
 class MemoryTier:
@@ -47,9 +41,9 @@ class MemoryTier:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
-        self._slots: OrderedDict[_Key, _Slot] = OrderedDict()
+        self._slots: OrderedDict[Anchor, _Slot] = OrderedDict()
         """The one stored longest ago first."""
-        self._used: dict[str, OrderedDict[_Key, None]] = {}
+        self._used: dict[str, OrderedDict[Anchor, None]] = {}
         """Each tenant's anchors, the least recently used first."""
         self._held: dict[str, int] = {}
         """Bytes of each tenant."""
@@ -80,20 +74,19 @@ class MemoryTier:
         size = _size(anchor, candidates)
         if size > self._max_bytes:
             return
-        tenant, key = anchor.scope.tenant, anchor.fields()
-        self._drop(key)
-        self._slots[key] = _Slot(tenant, candidates, size, self._clock() + self._ttl_s)
-        self._used.setdefault(tenant, OrderedDict())[key] = None
+        self._drop(anchor)
+        tenant = anchor.scope.tenant
+        self._slots[anchor] = _Slot(candidates, size, self._clock() + self._ttl_s)
+        self._used.setdefault(tenant, OrderedDict())[anchor] = None
         self._held[tenant] = self._held.get(tenant, 0) + size
         self.size += size
         self._make_room()
 
     def _at(self, anchor: Anchor) -> tuple[Candidate, ...]:
-        key = anchor.fields()
-        slot = self._slots.get(key)
+        slot = self._slots.get(anchor)
         if slot is None or slot.until <= self._clock():
             return ()
-        self._used[slot.tenant].move_to_end(key)
+        self._used[anchor.scope.tenant].move_to_end(anchor)
         return slot.candidates
 
     def _make_room(self) -> None:
@@ -108,15 +101,16 @@ class MemoryTier:
             else:
                 return
 
-    def _drop(self, key: _Key) -> None:
-        slot = self._slots.pop(key, None)
+    def _drop(self, anchor: Anchor) -> None:
+        slot = self._slots.pop(anchor, None)
         if slot is None:
             return
+        tenant = anchor.scope.tenant
         self.size -= slot.size
-        self._held[slot.tenant] -= slot.size
-        del self._used[slot.tenant][key]
-        if not self._used[slot.tenant]:
-            del self._used[slot.tenant], self._held[slot.tenant]
+        self._held[tenant] -= slot.size
+        del self._used[tenant][anchor]
+        if not self._used[tenant]:
+            del self._used[tenant], self._held[tenant]
 
 
 def _size(anchor: Anchor, candidates: tuple[Candidate, ...]) -> int:

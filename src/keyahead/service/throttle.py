@@ -18,7 +18,7 @@ class Throttle:
     def __init__(self) -> None:
         self._paid_until = 0.0
 
-    def wait_s(self, began: float, ended: float) -> float:
-        """How long the next message has to wait behind one that was handled from `began` to `ended`."""
-        self._paid_until = max(self._paid_until, began) + max(MESSAGE_S, LOOP_PART * (ended - began))
-        return max(0.0, self._paid_until - BURST_S - ended)
+    def wait_s(self, now: float, spent: float) -> float:
+        """How long the next message has to wait behind one that has just been handled, in so much of the processor's time."""
+        self._paid_until = max(self._paid_until, now - spent) + max(MESSAGE_S, LOOP_PART * spent)
+        return max(0.0, self._paid_until - BURST_S - now)
