@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 
 from keyahead.cache import Scope
-from keyahead.engine.contract import Array, EngineRequest
+from keyahead.engine.contract import Array, EngineRequest, WorkClass
 from keyahead.service.decoding import Decoding
 from keyahead.service.engine_client import Decode, EngineClient, EngineError
 from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Superseded, Timings
@@ -36,6 +36,7 @@ class Waiter:
 
     place: Place
     deadline: Deadline
+    work_class: WorkClass
     event: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is something new to look at."""
     superseded: bool = False
@@ -143,6 +144,7 @@ class Generation:
     def _request(self, call: Call) -> EngineRequest:
         return dataclasses.replace(
             self.request,
+            work_class=self._work_class(),
             input_ids=self.speculation.input_ids,
             max_new_tokens=call.max_new_tokens,
             draft_ids=call.draft.tokens if call.draft else (),
@@ -155,6 +157,11 @@ class Generation:
             return_perf_metrics=True,
             deadline_ms=max(1, int(self.deadline.remaining() * 1e3)),
         )
+
+    def _work_class(self) -> WorkClass:
+        """The most urgent of what it was begun for and who waits now: who joins a prefetch is not to wait as one."""
+        waiting = (waiter.work_class for waiter in self.waiters if not waiter.superseded)
+        return min((self.request.work_class, *waiting), key=tuple(WorkClass).index)
 
     def _wake(self) -> None:
         for waiter in self.waiters:
