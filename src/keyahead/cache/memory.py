@@ -40,8 +40,7 @@ class MemoryTier:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
-        self._tenants: dict[str, TTLCache[tuple[str, ...], _Slot]] = {}
-        """By tenant and an anchor's fields, whose hash and comparison are C's: a look-up needs several of both."""
+        self._tenants: dict[str, TTLCache[Anchor, _Slot]] = {}
         self._numbers = count(1)
 
     @property
@@ -75,13 +74,13 @@ class MemoryTier:
         tenant = anchor.scope.tenant
         if tenant not in self._tenants:
             self._tenants[tenant] = TTLCache(self._max_bytes, self._ttl_s, timer=self._clock, getsizeof=lambda slot: slot.size)
-        self._tenants[tenant][anchor.fields()] = _Slot(candidates, size)
+        self._tenants[tenant][anchor] = _Slot(candidates, size)
         if self.size > self._max_bytes:
             self._make_room()
 
     def _at(self, anchor: Anchor) -> tuple[Candidate, ...]:
         slots = self._tenants.get(anchor.scope.tenant)
-        slot = slots.get(anchor.fields()) if slots is not None else None
+        slot = slots.get(anchor) if slots is not None else None
         return slot.candidates if slot else ()
 
     def _make_room(self) -> None:
