@@ -134,19 +134,20 @@ def test_what_follows_a_suggestion_is_decoded_while_the_engine_is_idle(run: Call
     run(check)
 
 
-def test_a_prefetch_that_somebody_waits_for_is_no_background_work(run: Callable[..., None]) -> None:
-    """Whoever takes the suggestion while what follows is decoded joins that, and from then on the engine is told that a user waits."""
+@pytest.mark.parametrize("trigger", Trigger)
+def test_what_joins_a_prefetch_makes_it_as_urgent_as_itself(run: Callable[..., None], trigger: Trigger) -> None:
+    """From its next call to the engine on."""
 
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         answer = await ask(pipeline, query(trigger=Trigger.MANUAL, mode=Mode.BLOCK, max_tokens=8))
         while engine.decodes[-1].request.work_class is not WorkClass.BACKGROUND:
             await asyncio.sleep(0.005)
-        calls = len(engine.decodes)
-        then = await ask(pipeline, query(CURSOR + len(answer.text), trigger=Trigger.MANUAL, mode=Mode.BLOCK, max_tokens=8))
-        assert then.source is Source.IN_FLIGHT
-        assert {decode.request.work_class for decode in engine.decodes[calls:]} == {WorkClass.AUTOMATIC}
+        begun = len(engine.decodes)
+        joining = query(CURSOR + len(answer.text), trigger=trigger, mode=Mode.BLOCK, max_tokens=8)
+        assert (await ask(pipeline, joining)).source is Source.IN_FLIGHT
+        assert {decode.request.work_class for decode in engine.decodes[begun:]} == {joining.work_class}
 
-    run(check, seconds_per_token=0.03)
+    run(check, seconds_per_token=0.02)
 
 
 def test_a_prefetch_ends_when_somebody_asks(run: Callable[..., None]) -> None:

@@ -36,6 +36,7 @@ class Waiter:
 
     place: Place
     deadline: Deadline
+    work_class: WorkClass
     event: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is something new to look at."""
     superseded: bool = False
@@ -148,10 +149,9 @@ class Generation:
         self.speculation.ended(call, tokens, perf, (time.monotonic() - began) * 1e3, first=first)
 
     def _request(self, call: Call) -> EngineRequest:
-        prefetch = self.request.work_class is WorkClass.BACKGROUND
         return dataclasses.replace(
             self.request,
-            work_class=WorkClass.AUTOMATIC if prefetch and self.wanted else self.request.work_class,  # Somebody waits for it by now.
+            work_class=self._work_class(),
             input_ids=self.speculation.input_ids,
             max_new_tokens=call.max_new_tokens,
             draft_ids=call.draft.tokens if call.draft else (),
@@ -164,6 +164,11 @@ class Generation:
             return_perf_metrics=True,
             deadline_ms=max(1, int(self.deadline.remaining() * 1e3)),
         )
+
+    def _work_class(self) -> WorkClass:
+        """The most urgent of what it was begun for and who waits now: who joins a prefetch is not to wait as one."""
+        waiting = (waiter.work_class for waiter in self.waiters if not waiter.superseded)
+        return min((self.request.work_class, *waiting), key=tuple(WorkClass).index)
 
     def _wake(self) -> None:
         for waiter in self.waiters:

@@ -25,7 +25,7 @@ from keyahead.service.extent import num_tokens
 from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Query, Trigger
+from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Overloaded, Query
 from keyahead.service.prompt import PromptBuilder
 from keyahead.service.sessions import Sessions
 from keyahead.service.speculation import Speculation
@@ -102,8 +102,7 @@ class Generations:
             if origin.prefetched and not other.wanted:
                 other.stop()  # The CPU engine would let it wait; another may not.
         plan = engine.planner.plan(query, deadline.remaining())
-        work_class = WorkClass.MANUAL if query.trigger is Trigger.MANUAL else WorkClass.AUTOMATIC
-        generation = self._start(engine, query, task, place, plan, deadline, work_class)
+        generation = self._start(engine, query, task, place, plan, deadline, query.work_class)
         session = (query.tenant, query.session_id)
         if plan.behind is not None:
             engine.ahead.start(session, plan.behind, self._weight(query))

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from keyahead.engine.contract import WorkClass
+
 
 class Mode(enum.Enum):
     """How much to complete."""
@@ -78,6 +80,11 @@ class Query:
     def patient(self) -> bool:
         """Whether the whole suggestion is worth waiting for until the deadline."""
         return self.streamed or self.trigger is Trigger.MANUAL
+
+    @property
+    def work_class(self) -> WorkClass:
+        """As what an engine works on it."""
+        return WorkClass.MANUAL if self.trigger is Trigger.MANUAL else WorkClass.AUTOMATIC
 
 
 @dataclass(frozen=True, slots=True)

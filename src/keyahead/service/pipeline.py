@@ -80,7 +80,7 @@ class Pipeline:
         started = time.monotonic()
         task = task_of(query, self._config, self._generations.fingerprint(query.tenant))
         session = (query.tenant, query.session_id)
-        waiter = Waiter(Place(task.scope, query.prefix, query.suffix), deadline)
+        waiter = Waiter(Place(task.scope, query.prefix, query.suffix), deadline, query.work_class)
         self._sessions.enter(session, waiter)
         try:
             waiter.timings.admit = _ms_since(started)
