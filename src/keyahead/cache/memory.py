@@ -16,7 +16,7 @@ from keyahead.cache.interface import Neighbour
 # What an anchor and a candidate cost besides their texts and offsets: objects, dictionary entries and list links (measured on CPython 3.11
 # and rounded up, also where each is its tenant's only one; a test watches it). As every anchor costs this much, the limit in bytes also
 # limits their number.
-_ANCHOR_BYTES = 1152
+_ANCHOR_BYTES = 1280
 _CANDIDATE_BYTES = 288
 _INT_BYTES = 28
 
