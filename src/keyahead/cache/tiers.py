@@ -52,11 +52,7 @@ class TieredCache:
         """See PrefixCache."""
         if not entry.text:
             return
-        here = next(locate(scope, prefix, suffix))
-        candidate = Candidate(here.since, entry)
-        self._memory.put(here.anchor, candidate)
-        if self._redis:
-            self._redis.put(here.anchor, candidate)
+        self._hang(next(locate(scope, prefix, suffix)), entry)
 
     async def aclose(self) -> None:
         """See PrefixCache."""
@@ -67,9 +63,15 @@ class TieredCache:
         remainder = found.remainder()
         if found.anchor != here.anchor:
             # Typed over a line end: hang what is left here, so that a long block can be typed through beyond the lines a look-up goes back.
-            self._memory.put(here.anchor, Candidate(here.since, remainder))
+            self._hang(here, remainder)
         self._events.hit(tier, found.typed)
         return Hit(remainder, tier, found.typed)
+
+    def _hang(self, here: Place, entry: Entry) -> None:
+        candidate = Candidate(here.since, entry)
+        self._memory.put(here.anchor, candidate)
+        if self._redis:
+            self._redis.put(here.anchor, candidate)
 
 
 def open_cache(settings: CacheSettings, events: CacheEvents | None = None) -> PrefixCache:
