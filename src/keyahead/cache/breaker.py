@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
+
+from cachetools import LRUCache
 
 from keyahead.cache.interface import BreakerState
 
@@ -64,14 +66,22 @@ class Breaker:
         self._on_change(state)
 
 
+MAX_SERVERS = 1000
+"""Nodes of a cluster at most (Redis' cluster specification). Where nodes come back under new addresses, the old ones are forgotten."""
+
+
 class Breakers:
     """A breaker for each server, found by a key that the server answers for: one that is down shuts out no other."""
 
     def __init__(self, on_change: Callable[[BreakerState], None], server_of: Callable[[str], str]) -> None:
         """Changes of all are reported alike; `server_of` names the server of a key."""
         self._server_of = server_of
-        self._by_server: dict[str, Breaker] = defaultdict(lambda: Breaker(on_change))
+        self._on_change = on_change
+        self._by_server: LRUCache[str, Breaker] = LRUCache(MAX_SERVERS)
 
     def of(self, key: str) -> Breaker:
         """The breaker in front of the server that has this key now."""
-        return self._by_server[self._server_of(key)]
+        server = self._server_of(key)
+        if server not in self._by_server:
+            self._by_server[server] = Breaker(self._on_change)
+        return self._by_server[server]
