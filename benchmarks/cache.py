@@ -24,7 +24,7 @@ import uvloop
 from common import SEED, Figure, arguments, report_figures
 from redis.asyncio import Redis
 
-from keyahead.cache import CacheSettings, Entry, PrefixCache, RedisSettings, Scope, open_cache
+from keyahead.cache import CacheSettings, Entry, Hit, PrefixCache, RedisSettings, Scope, open_cache
 from keyahead.cache.anchors import CANDIDATES, LOOKUP_PLACES, Candidate, locate
 from keyahead.cache.memory import MemoryTier
 from keyahead.engine.store import RichProgress
@@ -79,6 +79,11 @@ async def timed(rounds: int, measures: Mapping[str, Callable[[], Awaitable[objec
     return {name: values[WARM_UP:] for name, values in samples.items()}
 
 
+async def look_up(cache: PrefixCache, prefix: str, suffix: str) -> Hit | None:
+    """As the service does."""
+    return cache.at_hand(SCOPE, prefix, suffix) or await cache.fetch(SCOPE, prefix, suffix, 1.0)
+
+
 async def look_ups(url: str, rounds: int) -> list[Figure]:
     """What they cost, hits and misses."""
     here = LINES + "    total = "
@@ -90,14 +95,14 @@ async def look_ups(url: str, rounds: int) -> list[Figure]:
                 for number in range(CANDIDATES):
                     cache.store(SCOPE, at + f"other_{number}", "full", COMPLETION)
         await asyncio.sleep(0.5)  # the writes of a few dozen values
-        hit = await shared.lookup(SCOPE, here + "coll", "", 1.0)
+        hit = await shared.fetch(SCOPE, here + "coll", "", 1.0)
         assert hit, "Redis does not have what was stored"
         assert hit.typed == 4
         measures: dict[str, Callable[[], Awaitable[object]]] = {"ping": client.ping}
         for name, cache in (("memory", memory), ("redis", shared)):
-            measures[f"{name}_hit"] = lambda cache=cache: cache.lookup(SCOPE, here + "coll", "", 1.0)  # type: ignore[misc]
-            measures[f"{name}_miss"] = lambda cache=cache: cache.lookup(SCOPE, here, "elsewhere", 1.0)  # type: ignore[misc]
-            measures[f"{name}_full"] = lambda cache=cache: cache.lookup(SCOPE, here, "full", 1.0)  # type: ignore[misc]
+            measures[f"{name}_hit"] = lambda cache=cache: look_up(cache, here + "coll", "")  # type: ignore[misc]
+            measures[f"{name}_miss"] = lambda cache=cache: look_up(cache, here, "elsewhere")  # type: ignore[misc]
+            measures[f"{name}_full"] = lambda cache=cache: look_up(cache, here, "full")  # type: ignore[misc]
         samples = await timed(rounds, measures)
     return [figure for name in samples for figure in cost(name, samples[name], samples["ping"])]
 

@@ -127,7 +127,7 @@ async def ask(pipeline: Pipeline, query: Query, seconds: float, seen: Seen) -> N
     """One request, as the server would make it."""
     begin = time.monotonic()
     try:
-        answer = await pipeline.complete(query, Deadline.after(seconds), ignore)
+        answer = pipeline.at_hand(query) or await pipeline.complete(query, Deadline.after(seconds), ignore)
         seen.seconds.append(time.monotonic() - begin)
         seen.engine_seconds += seen.seconds[-1:] if answer.source in {Source.ENGINE, Source.IN_FLIGHT} else []
         seen.chars.append(len(answer.text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -21,8 +20,8 @@ def test_fields_do_not_run_into_each_other() -> None:
     """The published trap: organisation 1 with user 2345 is not organisation 12345 with no user."""
     assert pack(["org_1", "2345"]) != pack(["org_12345", ""])
     scope = ANCHOR.scope
-    first = replace(ANCHOR, scope=replace(scope, tenant="org_1", model="2345"))
-    second = replace(ANCHOR, scope=replace(scope, tenant="org_12345", model=""))
+    first = ANCHOR._replace(scope=scope._replace(tenant="org_1", model="2345"))
+    second = ANCHOR._replace(scope=scope._replace(tenant="org_12345", model=""))
     assert KEYRING.name(first) != KEYRING.name(second)
 
 
@@ -34,8 +33,8 @@ def test_packing_is_injective(one: list[str], other: list[str]) -> None:
 
 def test_every_field_and_the_server_key_change_the_name() -> None:
     """Anchors that differ in one field only have different names, and so have equal anchors under different keys."""
-    scopes = [replace(ANCHOR.scope, **{field.name: "other"}) for field in fields(Scope)]
-    anchors = [ANCHOR, replace(ANCHOR, above="other"), replace(ANCHOR, below="other"), *(replace(ANCHOR, scope=scope) for scope in scopes)]
+    scopes = [ANCHOR.scope._replace(**{field: "other"}) for field in Scope._fields]
+    anchors = [ANCHOR, ANCHOR._replace(above="other"), ANCHOR._replace(below="other"), *(ANCHOR._replace(scope=scope) for scope in scopes)]
     names = {KEYRING.name(anchor) for anchor in anchors} | {Keyring(b"l" * 32).name(ANCHOR)}
     assert len(names) == len(anchors) + 1
 
@@ -45,7 +44,7 @@ def test_places_of_one_look_up_share_a_cluster_slot() -> None:
     anchors = [place.anchor for place in locate(ANCHOR.scope, "a\nb\nc\nd", "\nend")]
     names = KEYRING.names(anchors)
     assert names == [KEYRING.name(anchor) for anchor in anchors]
-    other = KEYRING.name(next(locate(replace(ANCHOR.scope, tenant="other"), "a\nb\nc\nd", "\nend")).anchor)
+    other = KEYRING.name(next(locate(ANCHOR.scope._replace(tenant="other"), "a\nb\nc\nd", "\nend")).anchor)
     assert len(set(names)) == 4
     assert len({name.split("}")[0] for name in names}) == 1
     assert other.split("}")[0] != names[0].split("}")[0]

@@ -13,6 +13,7 @@ from prometheus_client import generate_latest
 from keyahead.cache import CacheSettings, Entry, Scope, open_cache
 from keyahead.service.cache_metrics import CacheMetrics
 from keyahead.service.metrics import Metrics
+from tests.cache.lookups import look_up
 
 if TYPE_CHECKING:
     from tests.cache.servers import RedisServer
@@ -56,13 +57,13 @@ async def test_a_canary_is_nowhere_to_be_seen(
     cache.store(SCOPE, PREFIX, SUFFIX, Entry(f"{CANARY}()", "stop", 1, ()))
     await cache.aclose()
     cache = open_cache(settings, CacheMetrics(metrics))
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX, 2.0)
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX, 2.0)
     sent, kept = monitor.seen(), redis_server.dump()
     (name,) = redis_server.admin.keys("*")
     assert isinstance(name, bytes)
     values: Any = redis_server.admin.lrange(name, 0, -1)
     redis_server.kill()
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX, 2.0) is None
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX, 2.0) is None
     cache.store(SCOPE, PREFIX, SUFFIX, Entry(f"{CANARY}()", "stop", 1, ()))
     await cache.aclose()
     seen = [sent, kept, name, *values, redis_server.log(), generate_latest(metrics.registry)]

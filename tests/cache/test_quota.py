@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from keyahead.cache import Entry
 from keyahead.cache.quota import Quota
-from tests.cache.lookups import SCOPE, only_redis
+from tests.cache.lookups import SCOPE, look_up, only_redis
 
 if TYPE_CHECKING:
     from tests.cache.conftest import Recorder
@@ -51,13 +50,13 @@ async def test_a_flood_is_cut_and_counted(redis_server: RedisServer, events: Rec
     cache = only_redis(redis_server.settings(quota_bytes_per_s=1.0, quota_burst_bytes=2000.0), events)
     for number in range(50):
         cache.store(SCOPE, f"# {number}\nx = ", "", Entry("y", "stop", 1, ()))
-    beta = replace(SCOPE, tenant="beta")
+    beta = SCOPE._replace(tenant="beta")
     cache.store(beta, "x = ", "", Entry("z", "stop", 1, ()))
     await cache.aclose()
     assert events.counts["write over_quota"] > 25
     assert events.counts["write stored"] + events.counts["write over_quota"] == 51
     assert redis_server.admin.dbsize() == events.counts["write stored"]
     cache = only_redis(redis_server.settings())
-    hit = await cache.lookup(beta, "x = ", "", 2.0)
+    hit = await look_up(cache, beta, "x = ", "", 2.0)
     await cache.aclose()
     assert hit

@@ -13,7 +13,7 @@ import pytest
 
 from keyahead.cache import Entry, PrefixCache
 from keyahead.cache.redis_tier import MAX_READS
-from tests.cache.lookups import BUDGET_S, SCOPE, fill, only_redis, text_at, until, until_found
+from tests.cache.lookups import BUDGET_S, SCOPE, fill, look_up, only_redis, text_at, until, until_found
 from tests.cache.proxy import proxied_cluster
 from tests.cache.servers import Cluster, RedisServer, eventually, settings
 
@@ -57,7 +57,7 @@ async def test_writes_reach_every_node(cluster: Cluster, events: Recorder) -> No
         assert time.monotonic() < give_up
         await asyncio.sleep(0.01)
     for document, suffix in zip(documents, suffixes, strict=True):
-        hit = await cache.lookup(SCOPE, document, suffix, 2.0)
+        hit = await look_up(cache, SCOPE, document, suffix, 2.0)
         assert hit
         assert hit.entry.text == document
     await cache.aclose()
@@ -156,7 +156,7 @@ async def all_found(cache: PrefixCache) -> set[int]:
     found = set()
     for number, (prefix, suffix) in enumerate(DOCUMENTS):
         started = time.monotonic()
-        if await cache.lookup(SCOPE, prefix, suffix, BUDGET_S):
+        if await look_up(cache, SCOPE, prefix, suffix, BUDGET_S):
             found.add(number)
         assert time.monotonic() - started < BUDGET_S + 0.5
     return found
@@ -211,7 +211,7 @@ async def is_at(node: RedisServer, cache: PrefixCache, number: int) -> bool:
     """Whether a document's look-up asks this node."""
     prefix, suffix = DOCUMENTS[number]
     before = node.admin.info("commandstats").get("cmdstat_lrange", {"calls": 0})["calls"]
-    assert await cache.lookup(SCOPE, prefix, suffix, 2.0)
+    assert await look_up(cache, SCOPE, prefix, suffix, 2.0)
     return bool(node.admin.info("commandstats").get("cmdstat_lrange", {"calls": 0})["calls"] > before)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from keyahead.cache import CacheSettings, Entry, RedisSettings, open_cache
 from keyahead.cache.redis_tier import MAX_READS
-from tests.cache.lookups import BUDGET_S, SCOPE, fill, only_redis, text_at, until
+from tests.cache.lookups import BUDGET_S, SCOPE, fill, look_up, only_redis, text_at, until
 from tests.cache.proxy import Proxy
 from tests.cache.servers import settings
 
@@ -86,7 +86,7 @@ async def test_a_frozen_redis_is_a_miss_within_the_budget(redis_server: RedisSer
     cache = only_redis(redis_server.settings(budget_s=BUDGET_S, socket_timeout_s=1.0), events)
     redis_server.freeze()
     started = time.monotonic()
-    assert set(await asyncio.gather(*(cache.lookup(SCOPE, "a = ", "", 2.0) for _ in range(100)))) == {None}
+    assert set(await asyncio.gather(*(look_up(cache, SCOPE, "a = ", "", 2.0) for _ in range(100)))) == {None}
     assert time.monotonic() - started < 0.7
     assert events.counts == {"miss": 100, "read busy": 100 - MAX_READS}
     await until(cache, events, "open")
@@ -103,7 +103,7 @@ async def test_a_frozen_redis_is_a_miss_within_the_budget(redis_server: RedisSer
 async def test_a_killed_redis_is_a_miss_until_it_is_back(redis_server: RedisServer, events: Recorder) -> None:
     """Look-ups and stores go on without it; after a restart it is used again, with no restart of the service."""
     cache = only_redis(redis_server.settings(budget_s=BUDGET_S, socket_timeout_s=0.2), events)
-    await cache.lookup(SCOPE, "a = ", "", BUDGET_S)
+    await look_up(cache, SCOPE, "a = ", "", BUDGET_S)
     redis_server.kill()
     await until(cache, events, "open")
     cache.store(SCOPE, "a = ", "", ENTRY)
@@ -123,9 +123,9 @@ async def test_redis_may_come_later(redis_server: RedisServer, events: Recorder)
     redis_server.kill()
     cache = open_cache(CacheSettings(redis=redis_server.settings()), events)
     cache.store(SCOPE, "a = ", "", ENTRY)
-    assert (hit := await cache.lookup(SCOPE, "a = al", "", BUDGET_S))
+    assert (hit := await look_up(cache, SCOPE, "a = al", "", BUDGET_S))
     assert hit.tier == "memory"
-    assert await cache.lookup(SCOPE, "b = ", "", BUDGET_S) is None
+    assert await look_up(cache, SCOPE, "b = ", "", BUDGET_S) is None
     await cache.aclose()
     assert events.counts["write error"] == 1
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
 from keyahead.cache import CacheSettings, Entry, Hit, Neighbour, PrefixCache, Scope, open_cache
+from tests.cache.lookups import look_up
 
 if TYPE_CHECKING:
     from tests.cache.conftest import Recorder
@@ -38,18 +38,18 @@ async def stored(cache: PrefixCache, scope: Scope, prefix: str = PREFIX, entry: 
     """Store and look up until the background write has arrived."""
     cache.store(scope, prefix, SUFFIX, entry)
     for _ in range(1000):
-        if hit := await cache.lookup(scope, prefix, SUFFIX, BUDGET_S):
+        if hit := await look_up(cache, scope, prefix, SUFFIX, BUDGET_S):
             return hit
     return None
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("field", [field.name for field in fields(Scope)])
+@pytest.mark.parametrize("field", Scope._fields)
 async def test_scopes_are_apart(cache: PrefixCache, field: str) -> None:
     """A then B misses, A then A hits, for every field of the scope, at every tier."""
     assert await stored(cache, SCOPE)
-    assert await cache.lookup(replace(SCOPE, **{field: "other"}), PREFIX, SUFFIX, BUDGET_S) is None
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX, BUDGET_S)
+    assert await look_up(cache, SCOPE._replace(**{field: "other"}), PREFIX, SUFFIX, BUDGET_S) is None
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX, BUDGET_S)
 
 
 @pytest.mark.asyncio
@@ -58,11 +58,11 @@ async def test_scopes_are_apart(cache: PrefixCache, field: str) -> None:
 )
 async def test_tenants_and_users_are_apart(cache: PrefixCache, one: str, other: str) -> None:
     """A then B misses, A then A hits, at every tier; and the neighbours of one are not told to the other."""
-    ours, theirs = replace(SCOPE, tenant=one), replace(SCOPE, tenant=other)
+    ours, theirs = SCOPE._replace(tenant=one), SCOPE._replace(tenant=other)
     assert await stored(cache, ours)
-    assert await cache.lookup(theirs, PREFIX, SUFFIX, BUDGET_S) is None
+    assert await look_up(cache, theirs, PREFIX, SUFFIX, BUDGET_S) is None
     assert cache.neighbours(theirs, PREFIX, SUFFIX) == []
-    assert await cache.lookup(ours, PREFIX, SUFFIX, BUDGET_S)
+    assert await look_up(cache, ours, PREFIX, SUFFIX, BUDGET_S)
 
 
 @pytest.mark.asyncio
@@ -82,11 +82,11 @@ async def test_exact_and_typed_through(cache: PrefixCache, request: pytest.Fixtu
     assert hit
     assert (hit.entry, hit.typed) == (ENTRY, 0)
     assert hit.tier == request.node.callspec.params["cache"]
-    later = await cache.lookup(SCOPE, PREFIX + "math.", SUFFIX, BUDGET_S)
+    later = await look_up(cache, SCOPE, PREFIX + "math.", SUFFIX, BUDGET_S)
     assert later
     assert (later.entry, later.typed) == (Entry("pi * r ** 2", "stop", 6, (2, 4, 6, 9, 11, 11)), 5)
-    assert await cache.lookup(SCOPE, PREFIX + "math,", SUFFIX, BUDGET_S) is None
-    assert await cache.lookup(SCOPE, PREFIX + ENTRY.text, SUFFIX, BUDGET_S) is None
+    assert await look_up(cache, SCOPE, PREFIX + "math,", SUFFIX, BUDGET_S) is None
+    assert await look_up(cache, SCOPE, PREFIX + ENTRY.text, SUFFIX, BUDGET_S) is None
 
 
 @pytest.mark.asyncio
@@ -96,7 +96,7 @@ async def test_several_candidates_at_one_line(cache: PrefixCache) -> None:
     assert await stored(cache, SCOPE, PREFIX + "m", Entry("ath.tau", "stop", 2, (7,)))
     cases = {"": "r", "m": "ath.tau", "math": ".tau"}
     for typed, rest in cases.items():
-        hit = await cache.lookup(SCOPE, PREFIX + typed, SUFFIX, BUDGET_S)
+        hit = await look_up(cache, SCOPE, PREFIX + typed, SUFFIX, BUDGET_S)
         assert hit
         assert hit.entry.text == rest
 
@@ -105,8 +105,8 @@ async def test_several_candidates_at_one_line(cache: PrefixCache) -> None:
 async def test_edits_below(cache: PrefixCache) -> None:
     """A changed line just below loses the completion, a change further down does not."""
     assert await stored(cache, SCOPE)
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX.replace("4", "5") + "more = 1\n", BUDGET_S)
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX.replace("3", "5"), BUDGET_S) is None
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX.replace("4", "5") + "more = 1\n", BUDGET_S)
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX.replace("3", "5"), BUDGET_S) is None
 
 
 @pytest.mark.asyncio
@@ -116,7 +116,7 @@ async def test_a_long_block_is_typed_through_to_its_end(cache: PrefixCache) -> N
     assert await stored(cache, SCOPE, PREFIX, Entry(block, "stop", 30, ()))
     for n in range(1, 30):
         typed = block.index(f"step_{n}(") + 3
-        hit = await cache.lookup(SCOPE, PREFIX + block[:typed], SUFFIX, BUDGET_S)
+        hit = await look_up(cache, SCOPE, PREFIX + block[:typed], SUFFIX, BUDGET_S)
         assert hit
         assert hit.entry.text == block[typed:]
 
@@ -126,7 +126,7 @@ async def test_an_empty_completion_is_not_stored(cache: PrefixCache) -> None:
     """There would be nothing to show."""
     cache.store(SCOPE, PREFIX, SUFFIX, Entry("", "stop", 0, ()))
     assert await stored(cache, SCOPE, PREFIX + "x", Entry("y", "stop", 1, (1,)))
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX, BUDGET_S) is None
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX, BUDGET_S) is None
 
 
 @pytest.mark.asyncio
@@ -138,7 +138,7 @@ async def test_a_redis_hit_moves_into_memory(redis_server: RedisServer, events: 
     await first.aclose()
     tiers = []
     for typed in ("ma", "", "math.pi"):
-        hit = await second.lookup(SCOPE, PREFIX + typed, SUFFIX, BUDGET_S)
+        hit = await look_up(second, SCOPE, PREFIX + typed, SUFFIX, BUDGET_S)
         assert hit
         assert hit.entry.text == ENTRY.text.removeprefix(typed)
         tiers.append(hit.tier)
@@ -151,6 +151,6 @@ async def test_a_redis_hit_moves_into_memory(redis_server: RedisServer, events: 
 async def test_no_budget_asks_memory_only(redis_server: RedisServer, events: Recorder) -> None:
     """A look-up with no time left does not trouble Redis."""
     cache = open_cache(CacheSettings(redis=redis_server.settings()), events)
-    assert await cache.lookup(SCOPE, PREFIX, SUFFIX, 0.0) is None
+    assert await look_up(cache, SCOPE, PREFIX, SUFFIX, 0.0) is None
     await cache.aclose()
     assert events.counts == {"miss": 1}

@@ -36,6 +36,9 @@ class Completer:
 
     ready = True
 
+    def at_hand(self, query: Query) -> Answer | None:
+        return None
+
     async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         note("asked", query.request_id)
         if (NOTES / f"sick-{NAME}").exists():

@@ -35,7 +35,7 @@ def query(at: int = CURSOR, **changes: Any) -> Query:
 async def ask(pipeline: Pipeline, asked: Query, seconds: float = 5) -> Answer:
     """The answer, with deltas checked to be what it begins with."""
     shown: list[str] = []
-    answer = await pipeline.complete(asked, Deadline.after(seconds), noting(shown))
+    answer = pipeline.at_hand(asked) or await pipeline.complete(asked, Deadline.after(seconds), noting(shown))
     assert answer.text.startswith("".join(shown)) or answer.finish_reason is not FinishReason.STOP
     return answer
 

@@ -13,7 +13,17 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from keyahead.service.errors import Draining, Unauthenticated
-from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, Layers, RequestMetrics, TenantAuth, current_call, observed
+from keyahead.service.interceptors import (
+    RECORD_AFTER_S,
+    Call,
+    CrashBoundary,
+    InFlightLimit,
+    Layers,
+    Observed,
+    RequestMetrics,
+    TenantAuth,
+    current_call,
+)
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, EngineUnavailable, FinishReason, Overloaded, Source, Superseded
 
@@ -86,6 +96,7 @@ async def test_whatever_ends_a_call_becomes_a_clean_status_at_once(error: BaseEx
     metrics = Metrics()
     async with serving(raising(error), metrics) as call:
         assert await code_of(call(StringValue())) == code
+    await asyncio.sleep(RECORD_AFTER_S)
     labels = {"method": "Call", "outcome": code.lower(), "source": "none", "trigger": "unknown"}
     assert metrics.registry.get_sample_value("keyahead_request_seconds_count", labels) == 1
     assert metrics.registry.get_sample_value("keyahead_superseded_total") == isinstance(error, Superseded)
@@ -123,12 +134,13 @@ async def test_the_client_s_own_cancel_ends_the_handler_and_is_counted_as_such()
         await ended.wait()
         with pytest.raises(asyncio.CancelledError):
             await running
+    await asyncio.sleep(RECORD_AFTER_S)
     labels = {"method": "Call", "outcome": "cancelled", "source": "none", "trigger": "unknown"}
     assert metrics.registry.get_sample_value("keyahead_request_seconds_count", labels) == 1
 
 
 async def test_a_client_does_not_wait_for_the_records_of_its_call() -> None:
-    """They are written when the loop comes round, by then the answer is with grpc; also when the call ends in an error."""
+    """They are written when the answer has arrived, so that they do not take the processor from it; also when the call ends in an error."""
     metrics = Metrics()
 
     def counted(outcome: str) -> float | None:
@@ -136,7 +148,7 @@ async def test_a_client_does_not_wait_for_the_records_of_its_call() -> None:
         return metrics.registry.get_sample_value("keyahead_request_seconds_count", labels)
 
     def make(tokens: int, error: Exception | None = None) -> None:
-        with observed(metrics, Call("Call")):
+        with Observed(metrics, Call("Call")):
             current_call().answer = Answer("text", FinishReason.STOP, Source.MEMORY, 0, tokens)
             if error:
                 raise error
@@ -145,7 +157,7 @@ async def test_a_client_does_not_wait_for_the_records_of_its_call() -> None:
     with pytest.raises(Superseded):
         make(4, Superseded())
     assert (counted("ok"), counted("aborted")) == (None, None)
-    await asyncio.sleep(0)
+    await asyncio.sleep(RECORD_AFTER_S)
     assert (counted("ok"), counted("aborted")) == (1, 1)
     assert metrics.registry.get_sample_value("keyahead_tokens_total", {"kind": "completion"}) == 7
 
@@ -225,12 +237,18 @@ async def test_calls_beyond_the_limit_are_refused_and_the_places_come_back() -> 
 async def test_draining_refuses_new_calls_and_waits_for_running_ones() -> None:
     """It tells whether all of them ended within the grace."""
     limit = InFlightLimit(2, 2, Metrics())
-    limit.enter()
+
+    async def call() -> None:
+        with limit:
+            await asyncio.sleep(0.03)
+
+    running = asyncio.create_task(call())
+    await asyncio.sleep(0)
     assert await limit.drain(0.01) is False
-    with pytest.raises(Draining):
-        limit.enter()
-    asyncio.get_running_loop().call_later(0.01, limit.leave)
+    with pytest.raises(Draining), limit:
+        pass
     assert await limit.drain(5) is True
+    await running
 
 
 async def test_the_boundary_lets_the_call_s_own_cancel_through() -> None:

@@ -89,6 +89,9 @@ class Completer:
 
     ready = True
 
+    def at_hand(self, _: Query) -> Answer | None:
+        return None
+
     async def complete(self, query: Query, _: Deadline, show: Show) -> Answer:
         """Answer or fail, loudly."""
         await show(query.prefix)

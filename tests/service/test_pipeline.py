@@ -26,7 +26,7 @@ from keyahead.service.model import (
     Trigger,
 )
 from keyahead.service.pipeline import Pipeline
-from keyahead.service.task import task_of
+from keyahead.service.task import Task
 from tests.service.asking import CURSOR, LINE_END, TEXT, ask, noting, query
 from tests.service.conftest import ScriptedEngine
 
@@ -115,7 +115,7 @@ def test_no_decode_in_flight_and_no_draft_is_another_s(run: Callable[..., None],
     async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
         def offered(tenant: str) -> list[str]:
             asked = query(tenant=tenant, session_id="s")
-            place = Place(task_of(asked, pipeline._config, pipeline._generations.fingerprint(tenant)).scope, asked.prefix, asked.suffix)
+            place = Place(Task(asked, pipeline._config, pipeline._generations.fingerprint(tenant)).scope, asked.prefix, asked.suffix)
             sources = pipeline._generations._sources(asked, place)
             return [each.text for source in sources if isinstance(source, Suggestions) for each in source.offered]
 
@@ -258,6 +258,25 @@ def test_the_next_key_keeps_an_agreeing_decode(run: Callable[..., None]) -> None
     run(check, seconds_per_token=0.02)
 
 
+def test_an_answer_at_hand_supersedes_an_older_request_too(run: Callable[..., None]) -> None:
+    """Its session's decode for something else ends, and what its user has deleted is known."""
+
+    async def check(pipeline: Pipeline, engine: ScriptedEngine) -> None:
+        await ask(pipeline, query())
+        await asyncio.sleep(0.01)
+        engine.seconds_per_token = 0.02
+        elsewhere = query(session_id="s", trigger=Trigger.MANUAL, max_tokens=7)
+        older = asyncio.create_task(ask(pipeline, dataclasses.replace(elsewhere, prefix=TEXT[:CURSOR] + "zq")))
+        await asyncio.sleep(0.03)
+        assert (await ask(pipeline, query(session_id="s"))).source is Source.MEMORY
+        with pytest.raises(Superseded):
+            await older
+        assert engine.decodes[-1].stopped
+        assert pipeline._sessions.deleted(("default", "s")) == "zq"
+
+    run(check)
+
+
 def test_a_client_that_leaves_frees_the_engine(run: Callable[..., None]) -> None:
     """Cancelling the only request stops its decode; with another waiting it goes on."""
 
@@ -319,7 +338,7 @@ def test_an_unlikely_suggestion_is_withheld_if_the_operator_says_so(run: Callabl
         pipeline._config = dataclasses.replace(pipeline._config, min_p_accept=1.0)
         for asked in (query(trigger=Trigger.MANUAL), query(CURSOR + 1, trigger=Trigger.MANUAL, tenant="b", streamed=True)):
             shown: list[str] = []
-            withheld = await pipeline.complete(asked, Deadline.after(5), noting(shown))
+            withheld = pipeline.at_hand(asked) or await pipeline.complete(asked, Deadline.after(5), noting(shown))
             assert (withheld.text, shown) == ("", [])
             assert withheld.finish_reason is FinishReason.WITHHELD
             assert withheld.p_accept > 0

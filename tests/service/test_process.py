@@ -31,6 +31,8 @@ from keyahead.service.model import Answer, FinishReason, Source
 
 class Completer:
     ready = True
+    def at_hand(self, query):
+        return None
     async def complete(self, query, deadline, show):
         await asyncio.sleep(float(query.prefix))
         return Answer("done", FinishReason.STOP, Source.ENGINE, 1, 1)

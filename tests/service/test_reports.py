@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from keyahead.service.model import Answer, FinishReason, OutcomeKind, Query, Source, Timings
-from keyahead.service.reports import Reports
+from keyahead.service.reports import MAX_ANSWERS, Reports
 
 QUERY = Query("", "", tenant="acme", session_id="s1", request_id="r1")
 
@@ -44,3 +46,12 @@ def test_only_what_its_tenant_was_shown_is_known_and_once() -> None:
     assert reports.take("acme", "r1", OutcomeKind.ACCEPTED, 0) is None
     reports.remember(QUERY, answer(""))
     assert reports.take("acme", "r1", OutcomeKind.REJECTED, 0) is None
+
+
+def test_the_oldest_answers_are_forgotten() -> None:
+    """As many are remembered as there is room for."""
+    reports = Reports()
+    for number in range(MAX_ANSWERS + 1):
+        reports.remember(dataclasses.replace(QUERY, request_id=f"r{number}"), answer())
+    assert reports.take("acme", "r0", OutcomeKind.ACCEPTED, 0) is None
+    assert reports.take("acme", "r1", OutcomeKind.ACCEPTED, 0) is not None

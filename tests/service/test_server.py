@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -139,6 +140,16 @@ async def test_the_completer_gets_the_client_s_time_less_the_reserve(
     """Automatic requests get at most the server's budget, all others at most its maximum."""
     await running.stub.Complete(ask(trigger=trigger), timeout=timeout_s)
     assert low < running.completer.budgets_s[0] <= high
+
+
+async def test_an_answer_at_hand_is_given_without_more_ado(running: Running) -> None:
+    """Nothing is begun for it, and it is all that a stream shows."""
+    running.completer.held = dataclasses.replace(ANSWER, source=Source.MEMORY)
+    response = await running.stub.Complete(ask())
+    assert (response.text, response.source) == (ANSWER.text, pb.SOURCE_MEMORY)
+    shown = [each.WhichOneof("event") async for each in running.stub.StreamComplete(pb.StreamCompleteRequest(request=ask()))]
+    assert shown == ["done"]
+    assert running.completer.queries == []
 
 
 async def test_an_answer_cut_by_the_deadline_is_delivered_in_time(running: Running) -> None:

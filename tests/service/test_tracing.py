@@ -34,6 +34,9 @@ class Completer:
 
     ready = True
 
+    def at_hand(self, query: Query) -> Answer | None:
+        return None
+
     async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         if query.request_id == "old":
             raise Superseded

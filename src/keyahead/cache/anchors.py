@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from keyahead.cache.interface import Entry, Scope
 
@@ -31,8 +32,7 @@ LOOKUP_PLACES = 9
 CANDIDATES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(NamedTuple):
     """A place where completions hang."""
 
     scope: Scope
@@ -45,8 +45,7 @@ class Anchor:
         return scope.tenant, scope.model, scope.prompt_version, scope.parameters, self.below, self.above
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """An anchor as the cursor sees it."""
 
     anchor: Anchor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 Tier = Literal["memory", "redis"]
 ReadOutcome = Literal["hit", "miss", "late", "error", "busy", "open"]
@@ -12,8 +12,7 @@ WriteOutcome = Literal["stored", "dropped", "error", "over_quota"]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Within what a completion may be served again; two requests share one only if every field is equal."""
 
     tenant: str
@@ -70,12 +69,16 @@ class Neighbour:
 class PrefixCache(Protocol):
     """Completions by the text around the cursor."""
 
-    async def lookup(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
-        """The stored completion that continues `prefix`, or None. Never raises, and never waits longer than `budget_s` seconds."""
+    def at_hand(self, scope: Scope, prefix: str, suffix: str) -> Hit | None:
+        """The stored completion that continues `prefix`, if it lies in memory."""
+        ...
+
+    async def fetch(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
+        """It from elsewhere, when memory has none, or None. Never raises, and never waits longer than `budget_s` seconds."""
         ...
 
     def neighbours(self, scope: Scope, prefix: str, suffix: str) -> list[Neighbour]:
-        """What hangs at the places of a look-up, the newest first and at most 8, from memory alone: also what `lookup` would not offer,
+        """What hangs at the places of a look-up, the newest first and at most 8, from memory alone: also what a look-up would not offer,
         because something else has been typed since.
         """
         ...

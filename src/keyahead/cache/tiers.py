@@ -31,16 +31,20 @@ class TieredCache:
         self._redis = redis
         self._events = events
 
-    async def lookup(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
+    def at_hand(self, scope: Scope, prefix: str, suffix: str) -> Hit | None:
         """See PrefixCache."""
         # The first place is where nearly all that is found in memory hangs; the others are worked out only if it is not there.
         ahead, places = tee(locate(scope, prefix, suffix))
-        if found := self._memory.find(ahead):
-            return self._hit(next(places), found, "memory")
-        known = list(places)
-        if self._redis and (found := await self._redis.find(known, budget_s)):
-            self._memory.put(found.anchor, found.candidate)
-            return self._hit(known[0], found, "redis")
+        found = self._memory.find(ahead)
+        return self._hit(next(places), found, "memory") if found else None
+
+    async def fetch(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
+        """See PrefixCache."""
+        if self._redis:
+            places = list(locate(scope, prefix, suffix))
+            if found := await self._redis.find(places, budget_s):
+                self._memory.put(found.anchor, found.candidate)
+                return self._hit(places[0], found, "redis")
         self._events.miss()
         return None
 

@@ -29,7 +29,7 @@ from keyahead.service.model import Deadline, EngineUnavailable, FinishReason, Ov
 from keyahead.service.prompt import PromptBuilder
 from keyahead.service.sessions import Sessions
 from keyahead.service.speculation import Speculation
-from keyahead.service.task import Task, task_of
+from keyahead.service.task import Task
 
 LINGER_S = 10.0
 """How long a generation may go on into the cache behind the deadline of the request that began it: long enough for a cold prompt's prefill
@@ -198,7 +198,7 @@ class Generations:
             return
         started = time.monotonic()
         then = dataclasses.replace(query, prefix=query.prefix + text)
-        task = task_of(then, self._config, self.fingerprint(query.tenant))
+        task = Task(then, self._config, self.fingerprint(query.tenant))
         engine = self._fleet.choose(key_of(then))
         plan = engine.planner.plan(then, PREFETCH_S)
         if plan.behind is None:

@@ -6,13 +6,12 @@ Health and reflection pass untouched, so they answer without a token and under o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -25,10 +24,10 @@ from keyahead.service.logs import describe
 from keyahead.service.model import Overloaded, Superseded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from keyahead.service.metrics import Metrics
-    from keyahead.service.model import Answer
+    from keyahead.service.model import Answer, Query
     from keyahead.service.tracing import CallTrace, Tracing
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -42,6 +41,8 @@ OVERLOAD_RETRY_S = 0.2
 """Retry hint at the in-flight limit: by then, calls that keep their latency budget have made room."""
 SESSION_RETRY_S = 5.0
 """Retry hint when too many sessions are open, which last for minutes."""
+RECORD_AFTER_S = 0.003
+"""How long after its end a call is counted and logged."""
 
 
 @dataclass(slots=True)
@@ -50,23 +51,29 @@ class Call:
 
     method: str
     tenant: str = "default"
-    trigger: str = "unknown"
-    facts: dict[str, str | int | float] = field(default_factory=dict)
-    """For the log line and the trace of the call; never text of a request or an answer."""
+    query: Query | None = None
+    """Once it has been read."""
     answer: Answer | None = None
     """Once it is known."""
 
+    @property
+    def trigger(self) -> str:
+        """Who asked, if that is known."""
+        return self.query.trigger.value if self.query else "unknown"
+
     def described(self) -> dict[str, str | int | float]:
-        """All facts, those of the answer with them."""
-        if self.answer is None:
-            return {"source": "none", **self.facts}
-        return {
-            "source": self.answer.source.value,
-            **self.facts,
-            "finish_reason": self.answer.finish_reason.value,
-            "prompt_tokens": self.answer.prompt_tokens,
-            "completion_tokens": self.answer.completion_tokens,
-        }
+        """For its log line and its trace: never text of a request or an answer."""
+        facts: dict[str, str | int | float] = {"source": self.answer.source.value if self.answer else "none"}
+        if query := self.query:
+            facts["request_id"] = query.request_id
+            facts["prefix_chars"] = len(query.prefix)
+            facts["suffix_chars"] = len(query.suffix)
+            facts["context_files"] = len(query.context)
+        if answer := self.answer:
+            facts["finish_reason"] = answer.finish_reason.value
+            facts["prompt_tokens"] = answer.prompt_tokens
+            facts["completion_tokens"] = answer.completion_tokens
+        return facts
 
 
 _current: ContextVar[Call] = ContextVar("keyahead_call")
@@ -199,7 +206,7 @@ class RequestMetrics(Layer):
     async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
         """Observe one call."""
         trace = self._tracing.begin(method, context.invocation_metadata() or ()) if self._tracing else None
-        with observed(self._metrics, Call(method), trace):
+        with Observed(self._metrics, Call(method), trace):
             return await proceed(request, context)
 
     async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
@@ -209,36 +216,42 @@ class RequestMetrics(Layer):
             return await proceed(request, context)
 
 
-@contextlib.contextmanager
-def observed(metrics: Metrics, call: Call, trace: CallTrace | None = None) -> Iterator[None]:
+class Observed:
     """Time what is done for a call, count how it ends, write its log line and end its trace; `current_call` inside is this one."""
-    _current.set(call)
-    started = time.perf_counter()
-    outcome = "ok"
-    try:
-        yield
-    except asyncio.CancelledError:
-        outcome = "cancelled" if _client_gone() else "unavailable"
-        raise
-    except Exception as error:
-        outcome = problem_of(error).code.name.lower()
+
+    def __init__(self, metrics: Metrics, call: Call, trace: CallTrace | None = None) -> None:
+        self._metrics = metrics
+        self._call = call
+        self._trace = trace
+
+    def __enter__(self) -> None:
+        _current.set(self._call)
+        self._started = time.perf_counter()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        elapsed_s = time.perf_counter() - self._started
+        outcome = "ok" if error is None else _outcome(error)
         if isinstance(error, Superseded):
-            metrics.superseded.inc()
-        raise
-    finally:
-        # In the loop's next round, when grpc has sent the answer: the client does not wait for our records.
-        asyncio.get_running_loop().call_soon(_record, metrics, call, trace, outcome, time.perf_counter() - started)
+            self._metrics.superseded.inc()
+        # When the answer has arrived: the client waits neither for our records nor for the processor that they take.
+        asyncio.get_running_loop().call_later(RECORD_AFTER_S, self._record, outcome, elapsed_s)
+
+    def _record(self, outcome: str, elapsed_s: float) -> None:
+        """Count a call that has ended, write its log line and end its trace."""
+        metrics, call = self._metrics, self._call
+        facts = call.described()
+        metrics.requests.labels(call.method, outcome, facts["source"], call.trigger).observe(elapsed_s)
+        if call.answer:
+            metrics.answered(call.answer)
+        structlog.get_logger().info("call", method=call.method, outcome=outcome, elapsed_ms=round(elapsed_s * 1000, 1), **facts)
+        if self._trace:
+            self._trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
 
 
-def _record(metrics: Metrics, call: Call, trace: CallTrace | None, outcome: str, elapsed_s: float) -> None:
-    """Count a call that has ended, write its log line and end its trace."""
-    facts = call.described()
-    metrics.requests.labels(call.method, outcome, facts["source"], call.trigger).observe(elapsed_s)
-    if call.answer:
-        metrics.answered(call.answer)
-    structlog.get_logger().info("call", method=call.method, outcome=outcome, elapsed_ms=round(elapsed_s * 1000, 1), **facts)
-    if trace:
-        trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled" if _client_gone() else "unavailable"
+    return problem_of(error).code.name.lower() if isinstance(error, Exception) else "ok"
 
 
 class TenantAuth(Layer):
@@ -281,12 +294,11 @@ class InFlightLimit(Layer):
         self.draining = asyncio.Event()
         """Set once the server shuts down: a session ends by it."""
         self._idle = asyncio.Event()
-        self._idle.set()
         metrics.in_flight.set_function(lambda: self._running)
 
     async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
         """Count one call in and out."""
-        with self.place():
+        with self:
             return await proceed(request, context)
 
     async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
@@ -301,26 +313,16 @@ class InFlightLimit(Layer):
         finally:
             self._sessions -= 1
 
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place. Raises Overloaded or Draining."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
-
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         """Take a place. Raises Overloaded or Draining."""
         if self.draining.is_set():
             raise Draining
         if self._running >= self._limit:
             raise Overloaded("too many calls in flight; try again soon", OVERLOAD_RETRY_S)
         self._running += 1
-        self._idle.clear()
 
-    def leave(self) -> None:
-        """Give a place back."""
+    def __exit__(self, *_: object) -> None:
+        """Give the place back."""
         self._running -= 1
         if self._running == 0:
             self._idle.set()
@@ -328,6 +330,9 @@ class InFlightLimit(Layer):
     async def drain(self, grace_s: float) -> bool:
         """Refuse new calls and wait for the running ones; whether all of them ended within the grace."""
         self.draining.set()
+        if self._running == 0:
+            return True
+        self._idle.clear()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:

@@ -75,9 +75,7 @@ class Metrics:
         """`kind` is shown, or accepted of those."""
         self.sessions = Gauge("keyahead_sessions", "Session streams that are open.", registry=registry)
         self.in_flight = Gauge("keyahead_requests_in_flight", "Calls being worked on.", registry=registry)
-        self.loop_lag = Histogram(
-            "keyahead_event_loop_lag_seconds", "How late a 10 ms ticker wakes up.", buckets=LAG_BUCKETS, registry=registry
-        )
+        self.loop_lag = Histogram("keyahead_event_loop_lag_seconds", "How late a ticker wakes up.", buckets=LAG_BUCKETS, registry=registry)
         self.engine_up = Gauge("keyahead_engine_up", "1 while the engine is reachable and warm.", registry=registry)
         self.build = {"version": version("keyahead"), "model": model_name, "model_version": model_version}
         Info("keyahead_build", "What is running.", registry=registry).info(self.build)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import time
 
-from keyahead.cache import CacheSettings, PrefixCache, RedisSettings, open_cache
+from keyahead.cache import CacheSettings, Hit, PrefixCache, RedisSettings, open_cache
 from keyahead.engine import catalogue
 from keyahead.engine.catalogue import Model
 from keyahead.engine.tokenizer import Tokenizer
@@ -23,11 +23,11 @@ from keyahead.service.fleet import Engine, Fleet
 from keyahead.service.generation import Generation, Place, Waiter
 from keyahead.service.generations import Generations
 from keyahead.service.metrics import Metrics
-from keyahead.service.model import Answer, Deadline, FinishReason, Outcome, Query, Show, Source, Superseded
+from keyahead.service.model import Answer, Deadline, FinishReason, Outcome, Query, Show, Source, Superseded, Timings
 from keyahead.service.outcomes import EventLog
 from keyahead.service.piece import piece_of
 from keyahead.service.prompt import PromptBuilder
-from keyahead.service.task import Task, task_of
+from keyahead.service.task import Task
 
 CACHE_BUDGET_S = 0.010
 """Longest wait for the cache, and at most a tenth of what is left of the deadline (reference: redis on a 200 ms path)."""
@@ -75,16 +75,32 @@ class Pipeline:
         if self._event_log is not None:
             await asyncio.to_thread(self._event_log.close)
 
-    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
-        """The answer, by the deadline, and before it what can be shown. Raises Superseded and EngineUnavailable."""
+    def at_hand(self, query: Query) -> Answer | None:
+        """The answer if it lies in memory: that takes no waiting, and nothing of what waiting takes."""
         started = time.monotonic()
-        task = task_of(query, self._config, self._generations.fingerprint(query.tenant))
+        task = self._task(query)
+        begin = time.monotonic()
+        hit = self._cache.at_hand(task.scope, query.prefix, query.suffix)
+        if hit is None:
+            return None
+        if query.session_id:
+            session = (query.tenant, query.session_id)
+            self._sessions.enter(session, query.prefix, None)
+            self._sessions.choose(session, Place(task.scope, query.prefix, query.suffix), None)
+        now = time.monotonic()
+        timings = Timings(admit=(begin - started) * 1e3, cache=(now - begin) * 1e3, total=(now - started) * 1e3)
+        return self._of_hit(hit, task, timings)
+
+    async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
+        """What is not at hand, by the deadline, and before it what can be shown. Raises Superseded and EngineUnavailable."""
+        started = time.monotonic()
+        task = self._task(query)
         session = (query.tenant, query.session_id)
         waiter = Waiter(Place(task.scope, query.prefix, query.suffix), deadline, query.work_class)
-        self._sessions.enter(session, waiter)
+        self._sessions.enter(session, query.prefix, waiter)
         try:
             waiter.timings.admit = _ms_since(started)
-            answer = await self._from_cache(waiter, task)
+            answer = await self._fetch(waiter, task)
             generation = None if answer else self._generations.find(waiter.place)
             if answer:
                 self._sessions.choose(session, waiter.place, None)
@@ -117,19 +133,27 @@ class Pipeline:
         if self._event_log is not None:
             self._event_log.append(outcome)
 
-    async def _from_cache(self, waiter: Waiter, task: Task) -> Answer | None:
+    def _task(self, query: Query) -> Task:
+        return Task(query, self._config, self._generations.fingerprint(query.tenant))
+
+    async def _fetch(self, waiter: Waiter, task: Task) -> Answer | None:
         begin = time.monotonic()
         budget = max(0.0, min(CACHE_BUDGET_S, waiter.deadline.remaining() / 10))
-        hit = await self._cache.lookup(waiter.place.scope, waiter.place.prefix, waiter.place.suffix, budget)
+        hit = await self._cache.fetch(waiter.place.scope, waiter.place.prefix, waiter.place.suffix, budget)
         waiter.timings.cache = _ms_since(begin)
         if waiter.superseded:
             raise Superseded
-        if hit is None:
-            return None
+        return self._of_hit(hit, task, waiter.timings) if hit else None
+
+    def _of_hit(self, hit: Hit, task: Task, timings: Timings) -> Answer:
         entry = hit.entry
-        lines = first_lines(entry.text, entry.token_ends) if task.by_lines else None
-        text, reason = (entry.text, FinishReason(entry.finish_reason)) if lines is None else (lines, FinishReason.STOP)
-        return self._judged(Answer(text, reason, Source(hit.tier), 0, num_tokens(text, entry.token_ends), waiter.timings, entry.p_accept))
+        lines = first_lines(entry.text, entry.token_ends)
+        # In this order: whether it is cut by lines takes the text around the cursor to tell.
+        if lines is not None and task.by_lines:
+            text, reason = lines, FinishReason.STOP
+        else:
+            text, reason = entry.text, FinishReason(entry.finish_reason)
+        return self._judged(Answer(text, reason, Source(hit.tier), 0, num_tokens(text, entry.token_ends), timings, entry.p_accept))
 
     def _begin(self, query: Query, task: Task, waiter: Waiter) -> Generation:
         begin = time.monotonic()

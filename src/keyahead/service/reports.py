@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from typing import Final
-
-from cachetools import LRUCache
 
 from keyahead.service.model import Answer, Outcome, OutcomeKind, Query
 
@@ -17,7 +16,7 @@ class Reports:
     """The last answers that a client may still report on."""
 
     def __init__(self) -> None:
-        self._answers: LRUCache[tuple[str, str], Outcome] = LRUCache(MAX_ANSWERS)
+        self._answers: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
         """By tenant and request id; as the outcome that counts if nothing was accepted."""
 
     def remember(self, query: Query, answer: Answer) -> None:
@@ -32,6 +31,8 @@ class Reports:
                 answer.source,
                 answer.timings.total,
             )
+            if len(self._answers) > MAX_ANSWERS:
+                self._answers.popitem(last=False)
 
     def take(self, tenant: str, request_id: str, kind: OutcomeKind, accepted_chars: int) -> Outcome | None:
         """The outcome of an answer, once; None when it is not known (any more)."""

@@ -5,28 +5,32 @@ Every limit of the proto is checked here; all violations are reported at once, b
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from keyahead.engine.contract import Array
 from keyahead.proto.keyahead.v1 import autocomplete_pb2 as pb
 from keyahead.service.errors import InvalidRequest, Violation
-from keyahead.service.metrics import STAGES
 from keyahead.service.model import Answer, ContextFile, FinishReason, Mode, Query, Source, Trigger
 from keyahead.service.positions import BadPosition, Encoding, characters, line_ends, line_text_end, no_such_line, utf8_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 MAX_TOKENS: Final = 256
 MAX_PATH_BYTES: Final = 1024
 MAX_LANGUAGE_BYTES: Final = 64
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{0,128}")
+ID: Final = re.compile(r"[A-Za-z0-9._:-]{0,128}")
+"""The names that clients give to sessions and requests."""
+ID_RULE: Final = "must be at most 128 characters of [A-Za-z0-9._:-]"
+ENUM_RULE: Final = "is not a value this server knows; leave it unset for the default"
+"""A newer client may know more of them."""
+
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -96,13 +100,14 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
         trigger=TRIGGERS[request.trigger],
         tenant=tenant,
         session_id=request.session_id,
-        request_id=request.request_id or secrets.token_hex(8),
+        request_id=request.request_id or f"{random.getrandbits(64):016x}",
         max_tokens=request.max_tokens,
     )
 
 
 def to_response(answer: Answer, request_id: str, model: pb.ModelInfo) -> pb.CompleteResponse:
     """The message that carries an answer."""
+    spent = answer.timings
     return pb.CompleteResponse(
         request_id=request_id,
         text=answer.text,
@@ -110,7 +115,15 @@ def to_response(answer: Answer, request_id: str, model: pb.ModelInfo) -> pb.Comp
         source=_SOURCES[answer.source],
         model=model,
         tokens=pb.TokenCounts(prompt=answer.prompt_tokens, completion=answer.completion_tokens),
-        timings_ms=pb.StageTimings(**{stage: getattr(answer.timings, stage) for stage in STAGES}),
+        timings_ms=pb.StageTimings(
+            admit=spent.admit,
+            cache=spent.cache,
+            prompt=spent.prompt,
+            first_token=spent.first_token,
+            decode=spent.decode,
+            trim=spent.trim,
+            total=spent.total,
+        ),
         p_accept=answer.p_accept,
     )
 
@@ -126,29 +139,22 @@ class _Refused(Exception):
 
 def _check(request: pb.CompleteRequest, limits: Limits) -> Iterator[Violation]:
     """Everything but the document's text and cursor."""
-    for name in ("session_id", "request_id"):
-        yield from check_id(name, getattr(request, name))
-    yield from check_choice("mode", request.mode, MODES)
-    yield from check_choice("trigger", request.trigger, TRIGGERS)
+    if not ID.fullmatch(request.session_id):
+        yield Violation("session_id", ID_RULE)
+    if not ID.fullmatch(request.request_id):
+        yield Violation("request_id", ID_RULE)
+    if request.mode not in MODES:
+        yield Violation("mode", ENUM_RULE)
+    if request.trigger not in TRIGGERS:
+        yield Violation("trigger", ENUM_RULE)
     if request.max_tokens > MAX_TOKENS:
         yield Violation("max_tokens", f"must be at most {MAX_TOKENS}; 0 means the server's default")
     yield from _check_path("document.path", request.document.path)
     language = request.document.language
     if len(language) > MAX_LANGUAGE_BYTES or not _LANGUAGE.fullmatch(language):
         yield Violation("document.language", f"must be an LSP language id: at most {MAX_LANGUAGE_BYTES} characters of [A-Za-z0-9+#._-]")
-    yield from _check_context(request, limits)
-
-
-def check_id(field: str, value: str) -> Iterator[Violation]:
-    """The names that clients give to sessions and requests."""
-    if not _ID.fullmatch(value):
-        yield Violation(field, "must be at most 128 characters of [A-Za-z0-9._:-]")
-
-
-def check_choice(field: str, value: object, known: Mapping[Any, Any]) -> Iterator[Violation]:
-    """A value of an enum, which a newer client may know more of."""
-    if value not in known:
-        yield Violation(field, "is not a value this server knows; leave it unset for the default")
+    if request.context:
+        yield from _check_context(request, limits)
 
 
 def _check_context(request: pb.CompleteRequest, limits: Limits) -> Iterator[Violation]:

@@ -27,7 +27,17 @@ from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
-from keyahead.service.interceptors import Call, CrashBoundary, InFlightLimit, Layers, RequestMetrics, TenantAuth, current_call, observed
+from keyahead.service.interceptors import (
+    RECORD_AFTER_S,
+    Call,
+    CrashBoundary,
+    InFlightLimit,
+    Layers,
+    Observed,
+    RequestMetrics,
+    TenantAuth,
+    current_call,
+)
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Outcome, Query, Show, Trigger
 from keyahead.service.pages import MetricsServer
@@ -38,7 +48,7 @@ from keyahead.service.session_stream import SessionStream
 from keyahead.service.tracing import open_tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from keyahead.service.config import ServiceConfig
 
@@ -61,6 +71,9 @@ class Completer(Protocol):
     @property
     def ready(self) -> bool:
         """Whether the engine is reachable and warm."""
+
+    def at_hand(self, query: Query) -> Answer | None:
+        """The answer if it takes no waiting; None if it does."""
 
     async def complete(self, query: Query, deadline: Deadline, show: Show) -> Answer:
         """The answer, by the deadline; cancelled when the client leaves. Meanwhile `show` may be given ghost text.
@@ -137,7 +150,8 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         return pb.ReportResponse(known=outcome is not None)
 
     def _model_of(self, tenant: str) -> pb.ModelInfo:
-        return pb.ModelInfo(name=self._model.name, version=self._model.version + self._adapters.version(tenant))
+        version = self._adapters.version(tenant)
+        return pb.ModelInfo(name=self._model.name, version=self._model.version + version) if version else self._model
 
     async def suggest(self, query: Query, seconds: float | None) -> Answer:
         """One suggestion of a session; to the limit, the metrics and the log it is a call.
@@ -145,7 +159,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         The rest of a suggestion, which nobody asked for and which may take its time, has a name of its own there.
         """
         call = Call("Session" if seconds is None else "SessionRest", query.tenant)
-        with observed(self._metrics, call), self._in_flight.place():
+        with Observed(self._metrics, call), self._in_flight:
             return await self._run(query, seconds, _ignore)
 
     def warm(self, query: Query) -> None:
@@ -171,14 +185,8 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
     async def _run(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
         """Complete, and have it in the call's records."""
         call = current_call()
-        call.trigger = query.trigger.value
-        call.facts.update(
-            request_id=query.request_id,
-            prefix_chars=len(query.prefix),
-            suffix_chars=len(query.suffix),
-            context_files=len(query.context),
-        )
-        call.answer = await self._complete(query, remaining_s, show)
+        call.query = query
+        call.answer = self._completer.at_hand(query) or await self._complete(query, remaining_s, show)
         return call.answer
 
     async def _complete(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
@@ -226,9 +234,10 @@ class Server:
             options=_channel_options(config),
         )
         service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
-        pb_grpc.add_AutocompleteServicer_to_server(service, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._grpc)
-        reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), self._grpc)
+        named: Any = _ByName(self._grpc)
+        pb_grpc.add_AutocompleteServicer_to_server(service, named)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, named)
+        reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), named)
         self.port = 0
         self.metrics_port = 0
 
@@ -262,6 +271,7 @@ class Server:
         if not await self._in_flight.drain(DRAIN_GRACE_S):
             structlog.get_logger().warning("grace over", reason="calls still running are cut off")
         await self._grpc.stop(FLUSH_S)
+        await asyncio.sleep(RECORD_AFTER_S)  # The last calls' records.
         await self._completer.aclose()
         if self._tracing:
             await asyncio.to_thread(self._tracing.close)
@@ -279,6 +289,20 @@ class Server:
             return self._grpc.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except (OSError, RuntimeError) as error:
             raise _cannot_listen(host, port, "grpc_port", error) from None
+
+
+class _ByName:
+    """A server to add services to whose methods are found by name only.
+
+    For each method registered besides, grpc's server waits for the next call by itself, and with every call walks through all these waits
+    (grpcio 1.85.1).
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Done without."""
 
 
 def _probe(host: str, port: int) -> None:

@@ -11,7 +11,7 @@ from keyahead.service.documents import Change, Lost, Position
 from keyahead.service.errors import InvalidRequest, Violation, problem_of
 from keyahead.service.model import OutcomeKind
 from keyahead.service.positions import utf8_bytes
-from keyahead.service.requests import ENCODINGS, MODES, TRIGGERS, Limits, check_choice, check_id, to_query, to_response
+from keyahead.service.requests import ENCODINGS, ENUM_RULE, ID, ID_RULE, MODES, TRIGGERS, Limits, to_query, to_response
 from keyahead.service.session_model import (
     Ask,
     Close,
@@ -92,7 +92,7 @@ def to_reply(reply: Reply, model: pb.ModelInfo) -> pb.SessionResponse:
 
 def to_report(request: pb.ReportRequest) -> tuple[str, OutcomeKind, int]:
     """What a unary caller tells: request id, kind and accepted characters. Raises InvalidRequest with every violation."""
-    violations = [*check_id("request_id", request.request_id)]
+    violations = [] if ID.fullmatch(request.request_id) else [Violation("request_id", ID_RULE)]
     if not request.request_id:
         violations.append(Violation("request_id", "is required: the one of the answer"))
     if request.kind not in OUTCOME_KINDS:
@@ -107,14 +107,14 @@ def _check(message: Any, limits: Limits) -> Iterator[Violation]:
     fields = message.DESCRIPTOR.fields_by_name
     if "document_id" in fields and not _is_document_id(message.document_id):
         yield Violation("document_id", f"must be 1 to {MAX_DOCUMENT_ID_BYTES} bytes without control characters")
-    if "request_id" in fields:
-        yield from check_id("request_id", message.request_id)
-    if "mode" in fields and not isinstance(message, pb.Open):
-        yield from check_choice("mode", message.mode, MODES)
-    if "trigger" in fields:
-        yield from check_choice("trigger", message.trigger, TRIGGERS)
-    if "encoding" in fields:
-        yield from check_choice("encoding", message.encoding, ENCODINGS)
+    if "request_id" in fields and not ID.fullmatch(message.request_id):
+        yield Violation("request_id", ID_RULE)
+    if "mode" in fields and not isinstance(message, pb.Open) and message.mode not in MODES:
+        yield Violation("mode", ENUM_RULE)
+    if "trigger" in fields and message.trigger not in TRIGGERS:
+        yield Violation("trigger", ENUM_RULE)
+    if "encoding" in fields and message.encoding not in ENCODINGS:
+        yield Violation("encoding", ENUM_RULE)
     if isinstance(message, pb.MoveCursor) and not message.HasField("cursor"):
         yield Violation("cursor", "is required")
     if isinstance(message, pb.Edit):

@@ -62,8 +62,8 @@ class Sessions:
         self._served: dict[Generation, set[Key]] = {}
         """The sessions that a running generation was chosen for."""
 
-    def enter(self, key: Key, waiter: Waiter) -> None:
-        """A new request; the session's older one, if it still runs, is told that it is superseded."""
+    def enter(self, key: Key, prefix: str, waiter: Waiter | None) -> None:
+        """A new request, if it has to wait; the session's older one, if it still runs, is told that it is superseded."""
         if not key[1]:
             return
         session = self._sessions.get(key)
@@ -71,7 +71,6 @@ class Sessions:
             session = self._sessions[key] = _Session()
         if session.newest:
             session.newest.supersede()
-        prefix = waiter.place.prefix
         session.deleted = session.written.deleted(prefix, session.deleted)
         session.written = _Written.of(prefix)
         session.newest = waiter

@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from functools import cached_property
 
 from keyahead.cache import Scope
 from keyahead.service.config import ServiceConfig
-from keyahead.service.model import Mode, Query
+from keyahead.service.model import ContextFile, Mode, Query
 from keyahead.service.prompt import PROMPT_VERSION
 from keyahead.service.trim import TrimContext, language_of, opens_block
 
 
-@dataclass(frozen=True, slots=True)
 class Task:
-    """How much to decode for a query, and for whom it may be served again."""
+    """How much to decode for a query, and for whom it may be served again. Only the scope is worked out at once: most hits need no more."""
 
-    scope: Scope
-    trimming: TrimContext
-    max_tokens: int
-    by_lines: bool
-    """Whether the answer is cut at a line's end (see extent.py)."""
-    patient: bool
-    """Whether the whole is awaited."""
+    def __init__(self, query: Query, config: ServiceConfig, fingerprint: str) -> None:
+        """`fingerprint` tells the weights."""
+        self._query = query
+        self._config = config
+        self._language = language_of(query.path, query.language)
+        self.scope = _scope(query, self._language, fingerprint)
+        self.patient = query.patient
+        """Whether the whole is awaited."""
 
+    @cached_property
+    def trimming(self) -> TrimContext:
+        """What trimming has to know."""
+        query = self._query
+        return TrimContext(query.prefix, query.suffix, self._language, query.mode is not Mode.SINGLE_LINE, complete=True)
 
-def task_of(query: Query, config: ServiceConfig, fingerprint: str) -> Task:
-    """The task of a query; `fingerprint` tells the weights."""
-    language = language_of(query.path, query.language)
-    block = query.mode is Mode.BLOCK or (query.mode is Mode.AUTO and _begins_block(query, language))
-    max_tokens = query.max_tokens or (config.block_tokens if block else config.single_line_tokens)
-    trimming = TrimContext(query.prefix, query.suffix, language, query.mode is not Mode.SINGLE_LINE, complete=True)
-    by_lines = query.mode is Mode.AUTO and not block
-    return Task(_scope(query, language, fingerprint), trimming, max_tokens, by_lines, query.patient)
+    @property
+    def max_tokens(self) -> int:
+        """To decode at most."""
+        return self._query.max_tokens or (self._config.block_tokens if self._block else self._config.single_line_tokens)
+
+    @property
+    def by_lines(self) -> bool:
+        """Whether the answer is cut at a line's end (see extent.py)."""
+        return self._query.mode is Mode.AUTO and not self._block
+
+    @cached_property
+    def _block(self) -> bool:
+        mode = self._query.mode
+        return mode is Mode.BLOCK or (mode is Mode.AUTO and _begins_block(self._query, self._language))
 
 
 def _scope(query: Query, language: str, fingerprint: str) -> Scope:
     """By the mode asked for, not what AUTO comes to: whoever types into a block's suggestion goes on to be shown that block."""
-    context = hashlib.blake2b(digest_size=8)
-    for file in query.context:
-        context.update(f"{len(file.path)}:{len(file.text)}:{file.path}{file.text}".encode())
-    parameters = f"{query.mode.value}:{query.max_tokens}:{language}:{context.hexdigest()}"
+    parameters = f"{query.mode.value}:{query.max_tokens}:{language}:{_digest(query.context) if query.context else ''}"
     return Scope(query.tenant, fingerprint, PROMPT_VERSION, parameters)
+
+
+def _digest(context: Iterable[ContextFile]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for file in context:
+        digest.update(f"{len(file.path)}:{len(file.text)}:{file.path}{file.text}".encode())
+    return digest.hexdigest()
 
 
 def _begins_block(query: Query, language: str) -> bool:
