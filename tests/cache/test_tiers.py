@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from keyahead.cache import CacheSettings, Entry, Hit, Neighbour, PrefixCache, Scope, open_cache
+from keyahead.cache.tiers import HANG_AFTER_S
 from tests.cache.lookups import look_up
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ async def test_a_long_block_is_typed_through_to_its_end(cache: PrefixCache) -> N
         hit = await look_up(cache, SCOPE, PREFIX + block[:typed], SUFFIX, BUDGET_S)
         assert hit
         assert hit.entry.text == block[typed:]
+        await asyncio.sleep(HANG_AFTER_S)
 
 
 @pytest.mark.asyncio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from itertools import tee
 
@@ -9,6 +10,9 @@ from keyahead.cache.anchors import Candidate, Found, Place, locate
 from keyahead.cache.interface import CacheEvents, Entry, Hit, Neighbour, PrefixCache, Scope, Tier
 from keyahead.cache.memory import MemoryTier
 from keyahead.cache.redis_tier import RedisSettings, RedisTier
+
+HANG_AFTER_S = 0.003
+"""How long after a look-up what it has found over a line end hangs at the new line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class TieredCache:
 
     async def aclose(self) -> None:
         """See PrefixCache."""
+        await asyncio.sleep(HANG_AFTER_S)  # What the last look-ups have found hangs by then.
         if self._redis:
             await self._redis.aclose()
 
@@ -67,7 +72,8 @@ class TieredCache:
         remainder = found.remainder()
         if found.anchor != here.anchor:
             # Typed over a line end: hang what is left here, so that a long block can be typed through beyond the lines a look-up goes back.
-            self._hang(here, remainder)
+            # Soon, since that would be the longest part of the look-up, and the next key is not here yet.
+            asyncio.get_running_loop().call_later(HANG_AFTER_S, self._hang, here, remainder)
         self._events.hit(tier, found.typed)
         return Hit(remainder, tier, found.typed)
 
