@@ -5,7 +5,7 @@ Every limit of the proto is checked here; all violations are reported at once, b
 
 from __future__ import annotations
 
-import random
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -100,7 +100,7 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
         trigger=TRIGGERS[request.trigger],
         tenant=tenant,
         session_id=request.session_id,
-        request_id=request.request_id or f"{random.getrandbits(64):016x}",
+        request_id=request.request_id or os.urandom(8).hex(),
         max_tokens=request.max_tokens,
     )
 
