@@ -7,7 +7,6 @@ distinct cold prompts from another tenant, in turns, each time by a new tenant, 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import statistics
 import time
@@ -146,12 +145,12 @@ async def type_keys(pipeline: Pipeline, tenant: str, number: int) -> Seen:
     at = len("".join(lines[: min(LINES_BEFORE, len(lines) // 2)]))
     rest = text[at + 2 * KEYS :]
     query = Query(text[:at], rest, path="a.py", tenant=tenant, session_id="s")
-    await ask(pipeline, dataclasses.replace(query, trigger=Trigger.MANUAL), PATIENCE_S, Seen())
+    await ask(pipeline, query._replace(trigger=Trigger.MANUAL), PATIENCE_S, Seen())
     seen = Seen()
     calls = []
     for key in range(KEYS):
         await asyncio.sleep(min(1.0, chance.lognormvariate(0.0, 0.5) * MEDIAN_GAP_S))
-        typed = dataclasses.replace(query, prefix=text[: at + key + 1])
+        typed = query._replace(prefix=text[: at + key + 1])
         calls.append(asyncio.create_task(ask(pipeline, typed, BUDGET_S, seen)))
     await asyncio.gather(*calls)
     return seen

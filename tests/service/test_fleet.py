@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -42,7 +41,7 @@ def run(make_pipeline: MakePipeline, tokenizer: Tokenizer) -> Callable[[Check], 
 
 def asked(session: str, line: int = 0) -> Query:
     """A request that nobody has asked before: each session is a tenant of its own here."""
-    return dataclasses.replace(query(), tenant=session, session_id=session, trigger=Trigger.MANUAL, path=f"{line}.py", suffix=f"\n#{line}")
+    return query()._replace(tenant=session, session_id=session, trigger=Trigger.MANUAL, path=f"{line}.py", suffix=f"\n#{line}")
 
 
 def clients(fleet: Fleet) -> list[object]:

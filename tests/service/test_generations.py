@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +37,7 @@ def test_the_engine_is_told_who_waits(run: Callable[..., None]) -> None:
 
 def elsewhere(number: int, **changes: Any) -> Query:
     """A request that joins no other, although it is asked the same."""
-    return dataclasses.replace(query(), suffix=f"\n# {number}\n", **changes)
+    return query()._replace(suffix=f"\n# {number}\n", **changes)
 
 
 def test_what_finds_no_place_in_time_ends_with_nothing(run: Callable[..., None]) -> None:
@@ -64,7 +63,7 @@ def test_a_cold_prompt_is_shortened_and_the_whole_read_behind_it(run: Callable[.
         before = "".join(f"value_{number} = {number}\n" for number in range(50))
         engine.text = before + TEXT
         pipeline._fleet.engines[0].rate.s_per_token = 1 / 300
-        asked = dataclasses.replace(query(), prefix=before + TEXT[:CURSOR])
+        asked = query()._replace(prefix=before + TEXT[:CURSOR])
         answer = await ask(pipeline, asked, 0.3)
         assert TEXT[CURSOR:LINE_END].startswith(answer.text)
         assert 6 <= answer.completion_tokens <= 12

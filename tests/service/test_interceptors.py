@@ -13,17 +13,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from keyahead.service.errors import Draining, Unauthenticated
-from keyahead.service.interceptors import (
-    RECORD_AFTER_S,
-    Call,
-    CrashBoundary,
-    InFlightLimit,
-    Layers,
-    Observed,
-    RequestMetrics,
-    TenantAuth,
-    current_call,
-)
+from keyahead.service.interceptors import RECORD_AFTER_S, Boundary, Call, InFlightLimit, Observed, TenantAuth, current_call
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, EngineUnavailable, FinishReason, Overloaded, Source, Superseded
 
@@ -39,19 +29,23 @@ async def serving(
 ) -> AsyncIterator[Callable[..., Any]]:
     """A real server whose one method is `behaviour`; yields a callable that calls it."""
     metrics = metrics or Metrics()
-    layers = Layers(CrashBoundary(), RequestMetrics(metrics), TenantAuth(tokens), InFlightLimit(limit, 8, metrics))
-    server = grpc.aio.server(interceptors=[layers], options=[("grpc.so_reuseport", 0)])
-    handler = grpc.unary_unary_rpc_method_handler(
-        behaviour,
-        request_deserializer=StringValue.FromString,
-        response_serializer=StringValue.SerializeToString,
-    )
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("keyahead.test.Test", {"Call": handler})])
+    boundary = Boundary(metrics, TenantAuth(tokens), InFlightLimit(limit, 8, metrics))
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    methods = {"Call": boundary.around("Call", _handler(behaviour))}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("keyahead.test.Test", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel.unary_unary("/keyahead.test.Test/Call", request_serializer=_serialize, response_deserializer=StringValue.FromString)
     await server.stop(None)
+
+
+def _handler(behaviour: Behaviour) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        behaviour,
+        request_deserializer=StringValue.FromString,
+        response_serializer=StringValue.SerializeToString,
+    )
 
 
 def _serialize(message: StringValue | bytes) -> bytes:
@@ -253,8 +247,22 @@ async def test_draining_refuses_new_calls_and_waits_for_running_ones() -> None:
 
 async def test_the_boundary_lets_the_call_s_own_cancel_through() -> None:
     """Its task ends as cancelled, and nothing is sent to a client that has left."""
-    task = asyncio.create_task(CrashBoundary().around("Call", lambda *_: asyncio.sleep(60), None, None))  # type: ignore[arg-type]
+
+    class Context:
+        """Of a call whose message has come; nothing can be sent."""
+
+        async def read(self) -> bytes:
+            return b""
+
+    async def hang(_: StringValue, __: Any) -> StringValue:
+        await asyncio.sleep(60)
+        return StringValue()
+
+    boundary = Boundary(Metrics(), TenantAuth(()), InFlightLimit(1, 1, Metrics()))
+    handler: Any = boundary.around("Call", _handler(hang)).stream_unary
+    task = asyncio.create_task(handler(None, Context()))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    await asyncio.sleep(2 * RECORD_AFTER_S)  # Its log line is none of the next test's.

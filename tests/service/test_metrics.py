@@ -48,6 +48,17 @@ def test_an_answer_counts_its_tokens_and_the_stages_it_ran() -> None:
     assert value(metrics, "keyahead_tokens_total", kind="completion") == 7
 
 
+def test_a_tally_is_told_as_a_counter() -> None:
+    """Each value of its labels is a series; what is counted meanwhile is told the next time."""
+    metrics = Metrics()
+    metrics.cache.counts["memory", "exact"] += 2
+    metrics.cache.counts["all", "miss"] += 1
+    assert value(metrics, "keyahead_cache_lookups_total", tier="memory", outcome="exact") == 2
+    metrics.cache.counts["memory", "exact"] += 1
+    assert value(metrics, "keyahead_cache_lookups_total", tier="memory", outcome="exact") == 3
+    assert value(metrics, "keyahead_cache_lookups_total", tier="all", outcome="miss") == 1
+
+
 def test_every_family_is_ours_or_the_process_s_and_none_is_labelled_by_who_or_what() -> None:
     """Labels have few values: nothing of a tenant, a session or a text."""
     metrics = Metrics("model", "0123456789ab")

@@ -266,7 +266,7 @@ def test_an_answer_at_hand_supersedes_an_older_request_too(run: Callable[..., No
         await asyncio.sleep(0.01)
         engine.seconds_per_token = 0.02
         elsewhere = query(session_id="s", trigger=Trigger.MANUAL, max_tokens=7)
-        older = asyncio.create_task(ask(pipeline, dataclasses.replace(elsewhere, prefix=TEXT[:CURSOR] + "zq")))
+        older = asyncio.create_task(ask(pipeline, elsewhere._replace(prefix=TEXT[:CURSOR] + "zq")))
         await asyncio.sleep(0.03)
         assert (await ask(pipeline, query(session_id="s"))).source is Source.MEMORY
         with pytest.raises(Superseded):

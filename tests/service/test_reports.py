@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from keyahead.service.model import Answer, FinishReason, OutcomeKind, Query, Source, Timings
@@ -52,6 +50,6 @@ def test_the_oldest_answers_are_forgotten() -> None:
     """As many are remembered as there is room for."""
     reports = Reports()
     for number in range(MAX_ANSWERS + 1):
-        reports.remember(dataclasses.replace(QUERY, request_id=f"r{number}"), answer())
+        reports.remember(QUERY._replace(request_id=f"r{number}"), answer())
     assert reports.take("acme", "r0", OutcomeKind.ACCEPTED, 0) is None
     assert reports.take("acme", "r1", OutcomeKind.ACCEPTED, 0) is not None

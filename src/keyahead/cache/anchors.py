@@ -23,7 +23,7 @@ ABOVE_CHARS = 1024
 # counts as one), but not more characters.
 BELOW_LINES = 2
 BELOW_CHARS = 128
-_NON_BLANK_LINE = re.compile(r"\s*\S.*")
+_BELOW = re.compile(rf"(?:\s*\S.*){{1,{BELOW_LINES}}}")
 # A longer line is treated as if it were broken here, so that minified files have small places, too.
 LINE_CHARS = 1024
 # The places of one look-up: the cursor's line and eight above it, since a suggestion may be typed through over line ends.
@@ -70,8 +70,7 @@ class Candidate:
         return len(since) - len(self.line) if self.entry.text.startswith(since[len(self.line) :]) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The candidate that fits best."""
 
     anchor: Anchor
@@ -85,16 +84,22 @@ class Found:
 
 def locate(scope: Scope, prefix: str, suffix: str) -> Iterator[Place]:
     """The places to look at for this cursor, the nearest first, each worked out when asked for; a new completion hangs at the first."""
-    head = islice(_NON_BLANK_LINE.finditer(suffix[:BELOW_CHARS]), BELOW_LINES)
-    below = "".join(line[0] for line in head).rstrip()
+    head = _BELOW.match(suffix, 0, BELOW_CHARS)
+    below = head[0].rstrip() if head else ""
     for start in islice(_line_starts(prefix), LOOKUP_PLACES):
         yield Place(Anchor(scope, _above(prefix, start), below), prefix[start:])
 
 
 def best(place: Place, candidates: Iterable[Candidate]) -> Found | None:
     """Of the candidates of one place, newest first: the newest that was asked exactly here, else the newest that has been typed through."""
-    fits = (Found(place.anchor, candidate, typed) for candidate in candidates if (typed := candidate.typed(place.since)) is not None)
-    return min(fits, key=lambda found: found.typed > 0, default=None)
+    found = None
+    for candidate in candidates:
+        typed = candidate.typed(place.since)
+        if typed == 0:
+            return Found(place.anchor, candidate, 0)
+        if found is None and typed is not None:
+            found = Found(place.anchor, candidate, typed)
+    return found
 
 
 def add(candidates: Iterable[Candidate], new: Candidate) -> tuple[Candidate, ...]:
@@ -113,5 +118,5 @@ def _line_starts(prefix: str) -> Iterator[int]:
 
 
 def _above(prefix: str, start: int) -> str:
-    lines = prefix[max(0, start - ABOVE_CHARS) : start].splitlines(keepends=True)
-    return "".join(lines[-ABOVE_LINES:])
+    lines = prefix[max(0, start - ABOVE_CHARS) : start].rsplit("\n", ABOVE_LINES + 1)
+    return "\n".join(lines[-ABOVE_LINES - 1 :])  # The last is what stands of a long line before its break; elsewhere nothing.

@@ -24,8 +24,7 @@ class Scope(NamedTuple):
     """Everything else that shapes the answer: mode, max_tokens, language, a digest of the context files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One completion, as it was answered."""
 
     text: str
@@ -39,12 +38,11 @@ class Entry:
     def after(self, typed: int) -> Entry:
         """What is left once the first `typed` characters have been typed; a token typed only in part still counts."""
         gone = bisect_right(self.token_ends, typed) if typed else 0
-        ends = tuple(end - typed for end in self.token_ends[gone:])
+        ends = tuple([end - typed for end in self.token_ends[gone:]])
         return Entry(self.text[typed:], self.finish_reason, self.completion_tokens - gone, ends, self.p_accept)
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A completion that fits at the cursor."""
 
     entry: Entry

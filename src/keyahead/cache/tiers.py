@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from itertools import tee
+from itertools import chain
 
 from keyahead.cache.anchors import Candidate, Found, Place, locate
 from keyahead.cache.interface import CacheEvents, Entry, Hit, Neighbour, PrefixCache, Scope, Tier
@@ -38,9 +38,10 @@ class TieredCache:
     def at_hand(self, scope: Scope, prefix: str, suffix: str) -> Hit | None:
         """See PrefixCache."""
         # The first place is where nearly all that is found in memory hangs; the others are worked out only if it is not there.
-        ahead, places = tee(locate(scope, prefix, suffix))
-        found = self._memory.find(ahead)
-        return self._hit(next(places), found, "memory") if found else None
+        places = locate(scope, prefix, suffix)
+        here = next(places)
+        found = self._memory.find(chain((here,), places))
+        return self._hit(here, found, "memory") if found else None
 
     async def fetch(self, scope: Scope, prefix: str, suffix: str, budget_s: float) -> Hit | None:
         """See PrefixCache."""

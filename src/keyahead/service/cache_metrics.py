@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from keyahead.cache import CacheEvents
 from keyahead.cache.interface import BreakerState, ReadOutcome, Tier, WriteOutcome
 from keyahead.service.metrics import Metrics
@@ -13,25 +11,24 @@ class CacheMetrics(CacheEvents):
     """Counts look-ups and writes by tier and outcome."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._lookups = functools.cache(metrics.cache.labels)
-        """The counter of a few labels, each looked up once: some are counted while a client waits."""
+        self._counts = metrics.cache.counts
 
     def hit(self, tier: Tier, typed: int) -> None:
         """See CacheEvents."""
-        self._lookups(tier, "typed_through" if typed else "exact").inc()
+        self._counts[tier, "typed_through" if typed else "exact"] += 1
 
     def miss(self) -> None:
         """See CacheEvents."""
-        self._lookups("all", "miss").inc()
+        self._counts["all", "miss"] += 1
 
     def redis_read(self, outcome: ReadOutcome) -> None:
         """See CacheEvents."""
-        self._lookups("redis", f"read_{outcome}").inc()
+        self._counts["redis", f"read_{outcome}"] += 1
 
     def redis_write(self, outcome: WriteOutcome, count: int) -> None:
         """See CacheEvents."""
-        self._lookups("redis", f"write_{outcome}").inc(count)
+        self._counts["redis", f"write_{outcome}"] += count
 
     def breaker(self, state: BreakerState) -> None:
         """See CacheEvents."""
-        self._lookups("redis", f"breaker_{state}").inc()
+        self._counts["redis", f"breaker_{state}"] += 1

@@ -197,7 +197,7 @@ class Generations:
         if self._running or not self._fleet.ready:
             return
         started = time.monotonic()
-        then = dataclasses.replace(query, prefix=query.prefix + text)
+        then = query._replace(prefix=query.prefix + text)
         task = Task(then, self._config, self.fingerprint(query.tenant))
         engine = self._fleet.choose(key_of(then))
         plan = engine.planner.plan(then, PREFETCH_S)

@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import secrets
 import time
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -24,7 +24,7 @@ from keyahead.service.logs import describe
 from keyahead.service.model import Overloaded, Superseded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
     from keyahead.service.metrics import Metrics
     from keyahead.service.model import Answer, Query
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
     Behaviour: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+    Decode: TypeAlias = Callable[[bytes], Any]
     Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
-    Base: TypeAlias = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Base = grpc.aio.ServerInterceptor
+    Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 OVERLOAD_RETRY_S = 0.2
 """Retry hint at the in-flight limit: by then, calls that keep their latency budget have made room."""
 SESSION_RETRY_S = 5.0
 """Retry hint when too many sessions are open, which last for minutes."""
+DEFAULT_TENANT = "default"
+"""Everybody, where there are no tokens."""
 RECORD_AFTER_S = 0.003
 """How long after its end a call is counted and logged."""
 
@@ -50,7 +51,7 @@ class Call:
     """What is known about the call that this task works on."""
 
     method: str
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     query: Query | None = None
     """Once it has been read."""
     answer: Answer | None = None
@@ -84,136 +85,89 @@ def current_call() -> Call:
     return _current.get()
 
 
-class Layer:
-    """Something done around every call of our own service."""
-
-    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
-        """Work around one call; `proceed` goes on to the next layer or the handler."""
-        raise NotImplementedError
-
-    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
-        """Work around one session; as around a call, unless it differs."""
-        return await self.around(method, proceed, request, context)
-
-
-class Layers(Base):
-    """Puts layers, outermost first, around the calls of services whose name begins with `prefix`; handlers must be coroutines.
+class Boundary:
+    """What is done around every call of our own service, outermost first: clean ends, metrics and log, tenant, in-flight limit.
 
     A call whose client streams is a session: it may be idle for an hour, and what it asks for inside is counted there.
     """
 
-    prefix = "/keyahead."
+    def __init__(self, metrics: Metrics, auth: TenantAuth, limit: InFlightLimit, tracing: Tracing | None = None) -> None:
+        self._metrics = metrics
+        self._auth = auth
+        self._limit = limit
+        self._tracing = tracing
 
-    def __init__(self, *layers: Layer) -> None:
-        self._layers = layers
-        self._handlers: dict[str, Handler] = {}
-        """The wrapped ones, by path: grpc asks for a handler with every call, and gives the same one."""
-
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Called by grpc for each call."""
-        path = str(handler_call_details.method)
-        if path in self._handlers:
-            return self._handlers[path]
-        handler = await continuation(handler_call_details)
-        if handler and path.startswith(self.prefix):  # None for an unknown method, to which grpc answers UNIMPLEMENTED.
-            handler = self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
-        return handler
-
-    def _wrapped(self, handler: Handler, method: str) -> Handler:
-        streaming = handler.request_streaming
+    def around(self, method: str, handler: Handler) -> Handler:
+        """The handler of a method, which must be a coroutine, with all that around."""
         decode: Any = handler.request_deserializer
         behaviour: Any = handler.stream_stream or handler.unary_stream or handler.unary_unary
-        # Here, because grpc itself answers bad bytes with UNKNOWN.
-        behaviour = (_decoding_each if streaming else _decoding)(decode, behaviour)
-        for layer in reversed(self._layers):
-            behaviour = partial(layer.around_session if streaming else layer.around, method, behaviour)
-        if not streaming:
-            behaviour = _reading(behaviour)
+        wrap = self._session if handler.request_streaming else self._call
         build = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
-        return build(behaviour, response_serializer=handler.response_serializer)
+        return build(wrap(method, decode, behaviour), response_serializer=handler.response_serializer)
+
+    def _call(self, method: str, decode: Decode, behaviour: Behaviour) -> Behaviour:
+        async def call(_: Any, context: Context) -> Any:
+            # The one message is read as those of a stream are: grpc itself would answer a call that ends without it or inside it nothing,
+            # not before its deadline (grpcio 1.85.1); a wrong length of a browser's frame makes one.
+            raw = await context.read()
+            try:
+                trace = self._tracing.begin(method, _metadata(context)) if self._tracing else None
+                with Observed(self._metrics, Call(method), trace) as observed:
+                    observed.tenant = self._auth.tenant(context)
+                    with self._limit:
+                        return await behaviour(_decoded(decode, raw), context)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the boundary: everything becomes a status
+                return await _refuse(method, error, context)
+
+        return call
+
+    def _session(self, method: str, decode: Decode, behaviour: Behaviour) -> Behaviour:
+        async def session(raws: AsyncIterator[bytes], context: Context) -> Any:
+            try:
+                call = Call(method)
+                _current.set(call)
+                with self._metrics.sessions.track_inprogress():
+                    call.tenant = self._auth.tenant(context)
+                    with self._limit.session():
+                        return await behaviour((_decoded(decode, raw) async for raw in raws), context)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # as above
+                return await _refuse(method, error, context)
+
+        return session
 
 
-def _reading(behaviour: Behaviour) -> Behaviour:
-    """Read a call's one message as those of a stream are read, and refuse a call that ends without it or inside it.
-
-    grpc itself would answer such a call nothing, not before its deadline (grpcio 1.85.1): a wrong length of a browser's frame makes one.
-    """
-
-    async def call(_: Any, context: Context) -> Any:
-        raw = await context.read()
-        if raw is grpc.aio.EOF:  # type: ignore[attr-defined]  # grpc-stubs lacks it
-            return await context.abort_with_status(to_status(problem_of(MalformedMessage())))  # type: ignore[attr-defined]  # and this
-        return await behaviour(raw, context)
-
-    return call
-
-
-def _decoding(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
-    async def call(raw: bytes, context: Context) -> Any:
-        return await behaviour(_decoded(decode, raw), context)
-
-    return call
-
-
-def _decoding_each(decode: Callable[[bytes], Any], behaviour: Behaviour) -> Behaviour:
-    async def call(raws: AsyncIterator[bytes], context: Context) -> Any:
-        return await behaviour((_decoded(decode, raw) async for raw in raws), context)
-
-    return call
-
-
-def _decoded(decode: Callable[[bytes], Any], raw: bytes) -> Any:
+def _decoded(decode: Decode, raw: Any) -> Any:
+    """The message; here, because grpc itself answers bad bytes with UNKNOWN. Raises MalformedMessage, also where there is none."""
+    if raw is grpc.aio.EOF:  # type: ignore[attr-defined]  # grpc-stubs lacks it
+        raise MalformedMessage
     try:
         return decode(raw)
     except DecodeError:
         raise MalformedMessage from None
 
 
-class CrashBoundary(Layer):
-    """Turns whatever ends a call into a clean status: nothing reaches grpc but an answer, an abort or the client's own cancel."""
+def _metadata(context: Context) -> Metadata:
+    return context.invocation_metadata() or ()
 
-    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
-        """Map every exception to its status."""
-        try:
-            return await proceed(request, context)
-        except asyncio.CancelledError:
-            if _client_gone():
-                raise
-            # Somebody cancelled shared work. grpc would send nothing at all, and the client would wait for its deadline.
-            problem = problem_of(Interrupted())
-        except Exception as error:  # noqa: BLE001  # the boundary: everything becomes a status
-            problem = problem_of(error, secrets.token_hex(6))
-            if problem.reason is Reason.INTERNAL:
-                structlog.get_logger().error("internal error", method=method, error_id=problem.error_id, **describe(error))
-        return await context.abort_with_status(to_status(problem))  # type: ignore[attr-defined]  # grpc-stubs lacks it
+
+async def _refuse(method: str, error: BaseException, context: Context) -> Any:
+    """End a call by a clean status: nothing reaches grpc but an answer, an abort or the client's own cancel."""
+    if isinstance(error, Exception):
+        problem = problem_of(error, secrets.token_hex(6))
+        if problem.reason is Reason.INTERNAL:
+            structlog.get_logger().error("internal error", method=method, error_id=problem.error_id, **describe(error))
+    elif _client_gone():
+        raise error
+    else:
+        # Somebody cancelled shared work. grpc would send nothing at all, and the client would wait for its deadline.
+        problem = problem_of(Interrupted())
+    return await context.abort_with_status(to_status(problem))  # type: ignore[attr-defined]  # grpc-stubs lacks it
 
 
 def _client_gone() -> bool:
     """Whether this call's own task was told to stop, rather than something it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-class RequestMetrics(Layer):
-    """Times each call, counts how it ended, writes its log line and, if it is sampled, its trace."""
-
-    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        self._metrics = metrics
-        self._tracing = tracing
-
-    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
-        """Observe one call."""
-        trace = self._tracing.begin(method, context.invocation_metadata() or ()) if self._tracing else None
-        with Observed(self._metrics, Call(method), trace):
-            return await proceed(request, context)
-
-    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:
-        """Count a session while it lasts; its suggestions are observed one by one."""
-        _current.set(Call(method))
-        with self._metrics.sessions.track_inprogress():
-            return await proceed(request, context)
 
 
 class Observed:
@@ -224,9 +178,10 @@ class Observed:
         self._call = call
         self._trace = trace
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Call:
         _current.set(self._call)
         self._started = time.perf_counter()
+        return self._call
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         elapsed_s = time.perf_counter() - self._started
@@ -254,7 +209,7 @@ def _outcome(error: BaseException) -> str:
     return problem_of(error).code.name.lower() if isinstance(error, Exception) else "ok"
 
 
-class TenantAuth(Layer):
+class TenantAuth:
     """Finds the tenant from the bearer token, and from nothing else that a client sends.
 
     Where users are kept apart, tenant/user is what stands for the tenant from here on: in the cache, the engine and the sessions.
@@ -264,13 +219,11 @@ class TenantAuth(Layer):
         """Tenants and their tokens' SHA-256 digests; none means that everybody is the tenant `default`."""
         self._tokens = tuple(tokens)
 
-    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
-        """Set the call's tenant or refuse it."""
-        if self._tokens:
-            current_call().tenant = self.tenant_of(context.invocation_metadata() or ())
-        return await proceed(request, context)
+    def tenant(self, context: Context) -> str:
+        """Whose call it is. Raises Unauthenticated."""
+        return self.tenant_of(_metadata(context)) if self._tokens else DEFAULT_TENANT
 
-    def tenant_of(self, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    def tenant_of(self, metadata: Metadata) -> str:
         """The tenant whose token the metadata carries. Raises Unauthenticated."""
         given = [value for key, value in metadata if key == "authorization"]
         if len(given) != 1 or not isinstance(given[0], str) or not given[0].startswith("Bearer "):
@@ -283,7 +236,7 @@ class TenantAuth(Layer):
         return found[0]
 
 
-class InFlightLimit(Layer):
+class InFlightLimit:
     """The hard stop: refuses calls beyond a number, and all new ones once draining. Idle sessions have a number of their own."""
 
     def __init__(self, limit: int, max_sessions: int, metrics: Metrics) -> None:
@@ -296,12 +249,8 @@ class InFlightLimit(Layer):
         self._idle = asyncio.Event()
         metrics.in_flight.set_function(lambda: self._running)
 
-    async def around(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
-        """Count one call in and out."""
-        with self:
-            return await proceed(request, context)
-
-    async def around_session(self, method: str, proceed: Behaviour, request: Any, context: Context) -> Any:  # noqa: ARG002
+    @contextmanager
+    def session(self) -> Iterator[None]:
         """Count one session in and out. Raises Overloaded or Draining."""
         if self.draining.is_set():
             raise Draining
@@ -309,7 +258,7 @@ class InFlightLimit(Layer):
             raise Overloaded("too many sessions are open; try again soon", SESSION_RETRY_S)
         self._sessions += 1
         try:
-            return await proceed(request, context)
+            yield
         finally:
             self._sessions -= 1
 

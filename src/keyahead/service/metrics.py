@@ -7,16 +7,21 @@ event loop are not in it, so the loop's lag stands beside it.
 from __future__ import annotations
 
 import asyncio
+import collections
 from dataclasses import fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from keyahead.service import sli
 from keyahead.service.model import Timings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from keyahead.service.model import Answer, Outcome
 
 LATENCY_BUCKETS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5)
@@ -29,6 +34,23 @@ LAG_TICK_S: Final = 0.1
 STAGES: Final = tuple(each.name for each in fields(Timings))
 QUEUE: Final = "queue"
 """The stage of a generation, not of a call: its wait for a place at the engine."""
+
+
+class Tally(Collector):
+    """A counter of what is counted while a client waits: in a dictionary, until it is scraped (2 µs instead of 10 with cold caches)."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, ...], registry: CollectorRegistry) -> None:
+        self._described = (name, documentation, None, labels)
+        self.counts: collections.Counter[tuple[str, ...]] = collections.Counter()
+        """By the labels' values."""
+        registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """What Prometheus is told, on a thread of its own."""
+        family = CounterMetricFamily(*self._described)
+        for values, count in dict(self.counts).items():
+            family.add_metric(values, count)
+        yield family
 
 
 class Metrics:
@@ -55,7 +77,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        self.cache = Counter("keyahead_cache_lookups", "Look-ups in the prefix cache.", ("tier", "outcome"), registry=registry)
+        self.cache = Tally("keyahead_cache_lookups", "Look-ups in the prefix cache.", ("tier", "outcome"), registry)
         self.drafts_proposed = Counter("keyahead_drafts_proposed", "Draft tokens sent for verification.", ("source",), registry=registry)
         self.drafts_accepted = Counter("keyahead_drafts_accepted", "Draft tokens the model agreed with.", ("source",), registry=registry)
         self.cancels = Counter("keyahead_cancels", "Calls whose client left, by the stage they were in.", ("phase",), registry=registry)

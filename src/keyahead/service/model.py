@@ -6,12 +6,12 @@ import enum
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from keyahead.engine.contract import WorkClass
 
 
-class Mode(enum.Enum):
+class Mode(enum.StrEnum):
     """How much to complete."""
 
     AUTO = "auto"
@@ -19,14 +19,14 @@ class Mode(enum.Enum):
     BLOCK = "block"
 
 
-class Trigger(enum.Enum):
+class Trigger(enum.StrEnum):
     """Who asked: the editor while its user typed, or the user by hand."""
 
     AUTOMATIC = "automatic"
     MANUAL = "manual"
 
 
-class FinishReason(enum.Enum):
+class FinishReason(enum.StrEnum):
     """Why the suggestion ends where it does."""
 
     STOP = "stop"
@@ -36,7 +36,7 @@ class FinishReason(enum.Enum):
     WITHHELD = "withheld"
 
 
-class Source(enum.Enum):
+class Source(enum.StrEnum):
     """Where the suggestion came from."""
 
     ENGINE = "engine"
@@ -53,8 +53,7 @@ class ContextFile:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One validated completion request; text is cut at the cursor."""
 
     prefix: str

@@ -66,6 +66,16 @@ _SOURCES = {
 }
 
 
+def _unguessable() -> Iterator[str]:
+    """Names for requests that have none, which nobody can tell beforehand. The system is asked for many at once: it takes its time."""
+    while True:
+        digits = os.urandom(512 * 8).hex()
+        yield from (digits[at : at + 16] for at in range(0, len(digits), 16))
+
+
+_UNGUESSABLE = _unguessable()
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes a request may have."""
@@ -82,25 +92,25 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
 
     Raises InvalidRequest with every violation.
     """
-    violations = [Violation(root + each.field, each.description) for each in _check(request, limits)]
+    violations = list(_check(request, limits))
     text = ("", "")
     try:
         text = _cut_document(request.document, limits)
     except _Refused as refused:
-        violations.append(Violation(f"{root}document.{refused.field}".rstrip("."), refused.description))
+        violations.append(Violation(f"document.{refused.field}".rstrip("."), refused.description))
     if violations:
-        raise InvalidRequest(violations)
+        raise InvalidRequest([Violation(root + each.field, each.description) for each in violations])
     return Query(
         prefix=text[0],
         suffix=text[1],
         path=request.document.path,
         language=request.document.language,
-        context=tuple(ContextFile(each.path, each.text) for each in request.context),
+        context=tuple([ContextFile(each.path, each.text) for each in context]) if (context := request.context) else (),
         mode=MODES[request.mode],
         trigger=TRIGGERS[request.trigger],
         tenant=tenant,
         session_id=request.session_id,
-        request_id=request.request_id or os.urandom(8).hex(),
+        request_id=request.request_id or next(_UNGUESSABLE),
         max_tokens=request.max_tokens,
     )
 
@@ -108,24 +118,20 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
 def to_response(answer: Answer, request_id: str, model: pb.ModelInfo) -> pb.CompleteResponse:
     """The message that carries an answer."""
     spent = answer.timings
-    return pb.CompleteResponse(
+    response = pb.CompleteResponse(
         request_id=request_id,
         text=answer.text,
         finish_reason=_FINISH_REASONS[answer.finish_reason],
         source=_SOURCES[answer.source],
         model=model,
-        tokens=pb.TokenCounts(prompt=answer.prompt_tokens, completion=answer.completion_tokens),
-        timings_ms=pb.StageTimings(
-            admit=spent.admit,
-            cache=spent.cache,
-            prompt=spent.prompt,
-            first_token=spent.first_token,
-            decode=spent.decode,
-            trim=spent.trim,
-            total=spent.total,
-        ),
         p_accept=answer.p_accept,
     )
+    # In place: a message given to the other's constructor would be copied.
+    tokens, timings = response.tokens, response.timings_ms
+    tokens.prompt, tokens.completion = answer.prompt_tokens, answer.completion_tokens
+    timings.admit, timings.cache, timings.prompt = spent.admit, spent.cache, spent.prompt
+    timings.first_token, timings.decode, timings.trim, timings.total = spent.first_token, spent.decode, spent.trim, spent.total
+    return response
 
 
 class _Refused(Exception):
@@ -188,7 +194,7 @@ def _cut_document(document: pb.Document, limits: Limits) -> tuple[str, str]:
         raise _Refused("", "is required: set document.split (prefix and suffix) or document.whole (text and cursor)")
     # Each access of a field of protobuf makes a new string, up to 1 MiB here: once only.
     texts = [document.split.prefix, document.split.suffix] if form == "split" else [document.whole.text]
-    over = sum(map(utf8_bytes, texts)) - limits.document_bytes
+    over = sum([utf8_bytes(text) for text in texts]) - limits.document_bytes
     if over > 0:
         raise _Refused(form, f"is {over} bytes over the limit of {limits.document_bytes} bytes of text; send the part around the cursor")
     if any("\0" in text for text in texts):

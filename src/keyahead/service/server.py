@@ -27,17 +27,7 @@ from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
 from keyahead.service.health import READINESS, Health
-from keyahead.service.interceptors import (
-    RECORD_AFTER_S,
-    Call,
-    CrashBoundary,
-    InFlightLimit,
-    Layers,
-    Observed,
-    RequestMetrics,
-    TenantAuth,
-    current_call,
-)
+from keyahead.service.interceptors import RECORD_AFTER_S, Boundary, Call, InFlightLimit, Observed, TenantAuth, current_call
 from keyahead.service.metrics import Metrics
 from keyahead.service.model import Answer, Deadline, Outcome, Query, Show, Trigger
 from keyahead.service.pages import MetricsServer
@@ -123,7 +113,10 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:  # noqa: N802
         """One suggestion, once."""
-        return await self._answer(request, context, "", _ignore)
+        query = to_query(request, current_call().tenant, self._limits)
+        # Without a coroutine of its own: of a hit, most is the time that code takes which the processor's caches have lost since the last.
+        answer = self._at_hand(query) or await self._complete(query, context.time_remaining(), _ignore)
+        return self._response(query, answer)
 
     async def StreamComplete(self, request: pb.StreamCompleteRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """The suggestion as it is decoded, then whole. A coroutine, not a generator: a cancel then always lands inside it."""
@@ -133,8 +126,9 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
 
         if not request.HasField("request"):
             raise InvalidRequest([Violation("request", "is required")])
-        response = await self._answer(request.request, context, "request.", show)
-        await context.write(pb.StreamCompleteResponse(done=response))
+        query = to_query(request.request, current_call().tenant, self._limits, "request.")._replace(streamed=True)
+        answer = self._at_hand(query) or await self._complete(query, context.time_remaining(), show)
+        await context.write(pb.StreamCompleteResponse(done=self._response(query, answer)))
 
     async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Edits in, suggestions out."""
@@ -160,7 +154,7 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         """
         call = Call("Session" if seconds is None else "SessionRest", query.tenant)
         with Observed(self._metrics, call), self._in_flight:
-            return await self._run(query, seconds, _ignore)
+            return self._at_hand(query) or await self._complete(query, seconds, _ignore)
 
     def warm(self, query: Query) -> None:
         """Read a session's prompt before anybody asks."""
@@ -174,19 +168,15 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
         """What became of a suggestion is known."""
         self._completer.outcome(tenant, outcome)
 
-    async def _answer(self, request: pb.CompleteRequest, context: Context, root: str, show: Show) -> pb.CompleteResponse:
-        query = to_query(request, current_call().tenant, self._limits, root)
-        if show is not _ignore:
-            query = dataclasses.replace(query, streamed=True)
-        answer = await self._run(query, context.time_remaining(), show)
-        self._reports.remember(query, answer)
+    def _response(self, query: Query, answer: Answer) -> pb.CompleteResponse:
+        # Once it has been sent, and before anything else is read.
+        asyncio.get_running_loop().call_soon(self._reports.remember, query, answer)
         return to_response(answer, query.request_id, self._model_of(query.tenant))
 
-    async def _run(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
-        """Complete, and have it in the call's records."""
+    def _at_hand(self, query: Query) -> Answer | None:
         call = current_call()
         call.query = query
-        call.answer = self._completer.at_hand(query) or await self._complete(query, remaining_s, show)
+        call.answer = self._completer.at_hand(query)
         return call.answer
 
     async def _complete(self, query: Query, remaining_s: float | None, show: Show) -> Answer:
@@ -197,11 +187,13 @@ class Autocomplete(pb_grpc.AutocompleteServicer):
             budget_s = min(budget_s, self._automatic_s)
         try:
             async with asyncio.timeout(last_s) as limit:
-                return await self._completer.complete(query, Deadline.after(budget_s), show)
+                answer = await self._completer.complete(query, Deadline.after(budget_s), show)
         except TimeoutError:
             if limit.expired():
                 raise DeadlineMissed from None
             raise
+        current_call().answer = answer
+        return answer
 
 
 async def _ignore(_: str) -> None:
@@ -229,15 +221,13 @@ class Server:
         self._exits = contextlib.ExitStack()
         tokens = read_tokens(config.tokens_file, by_user=config.isolate_users) if config.tokens_file else ()
         self._tracing = open_tracing(config)
-        self._grpc = grpc.aio.server(
-            interceptors=[Layers(CrashBoundary(), RequestMetrics(metrics, self._tracing), TenantAuth(tokens), self._in_flight)],
-            options=_channel_options(config),
-        )
-        service = Autocomplete(config, completer, metrics, self._in_flight, adapters)
-        named: Any = _ByName(self._grpc)
-        pb_grpc.add_AutocompleteServicer_to_server(service, named)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, named)
-        reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), named)
+        self._grpc = grpc.aio.server(options=_channel_options(config))
+        boundary = Boundary(metrics, TenantAuth(tokens), self._in_flight, self._tracing)
+        service: Any = _ByName(self._grpc, boundary.around)
+        pb_grpc.add_AutocompleteServicer_to_server(Autocomplete(config, completer, metrics, self._in_flight, adapters), service)
+        others: Any = _ByName(self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, others)
+        reflection.enable_server_reflection((READINESS, "grpc.health.v1.Health", reflection.SERVICE_NAME), others)
         self.port = 0
         self.metrics_port = 0
 
@@ -292,17 +282,23 @@ class Server:
 
 
 class _ByName:
-    """A server to add services to whose methods are found by name only.
+    """A server to add a service to, whose methods are found by name only and have `around` put around them.
 
     For each method registered besides, grpc's server waits for the next call by itself, and with every call walks through all these waits
-    (grpcio 1.85.1).
+    (grpcio 1.85.1); an interceptor it would ask with every call.
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+    def __init__(self, server: grpc.aio.Server, around: Callable[[str, Any], Any] = lambda _, handler: handler) -> None:
+        self._server = server
+        self._around = around
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Made below."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Done without."""
+        """Add the service."""
+        around = {method: self._around(method, handler) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, around),))
 
 
 def _probe(host: str, port: int) -> None:

@@ -78,8 +78,7 @@ class _Buffer:
     def query(self, request_id: str = "", trigger: Trigger = Trigger.AUTOMATIC) -> Query:
         """What to ask at the cursor."""
         text, cursor = self.document.text, self.document.cursor
-        return dataclasses.replace(
-            self.opened.query,
+        return self.opened.query._replace(
             prefix=text[:cursor],
             suffix=text[cursor:],
             trigger=trigger,
@@ -128,7 +127,7 @@ class SessionMachine:
             self._note(answer, now - asked.began)
         effects = self._show(buffer, asked, answer, now)
         if answer.finish_reason in UNFINISHED and asked.automatic:
-            effects += self._start(buffer, now, dataclasses.replace(asked.query, trigger=Trigger.MANUAL), follow_up=True)
+            effects += self._start(buffer, now, asked.query._replace(trigger=Trigger.MANUAL), follow_up=True)
         return effects + self._tell_pace()
 
     def failed(self, document_id: str, serial: int, error: Exception, now: float) -> list[Effect]:
@@ -162,7 +161,7 @@ class SessionMachine:
         self._awaited.pop(message.document_id, None)
         query = message.query
         document = Document(query.prefix + query.suffix, len(query.prefix), message.version, message.encoding, self._max_document_bytes)
-        opened = dataclasses.replace(message, query=dataclasses.replace(query, prefix="", suffix="", home=self._home or query.path))
+        opened = dataclasses.replace(message, query=query._replace(prefix="", suffix="", home=self._home or query.path))
         buffer = _Buffer(opened, document, f"{self._key}:{next(self._serials)}")
         self._buffers[message.document_id] = buffer
         return [*effects, *self._evict(), Warm(message.document_id, buffer.query())]
@@ -220,7 +219,7 @@ class SessionMachine:
     def _ask(self, buffer: _Buffer, message: Ask, now: float) -> list[Effect]:
         buffer.document.expect(message.version)
         query = buffer.query(message.request_id or self._new_id(), message.trigger)
-        return self._start(buffer, now, query if message.mode is None else dataclasses.replace(query, mode=message.mode))
+        return self._start(buffer, now, query if message.mode is None else query._replace(mode=message.mode))
 
     def _settle(self, message: Settle) -> list[Effect]:
         for buffer in self._buffers.values():

@@ -22,8 +22,11 @@ class Task:
         self._config = config
         self._language = language_of(query.path, query.language)
         self.scope = _scope(query, self._language, fingerprint)
-        self.patient = query.patient
+
+    @property
+    def patient(self) -> bool:
         """Whether the whole is awaited."""
+        return self._query.patient
 
     @cached_property
     def trimming(self) -> TrimContext:
@@ -49,7 +52,7 @@ class Task:
 
 def _scope(query: Query, language: str, fingerprint: str) -> Scope:
     """By the mode asked for, not what AUTO comes to: whoever types into a block's suggestion goes on to be shown that block."""
-    parameters = f"{query.mode.value}:{query.max_tokens}:{language}:{_digest(query.context) if query.context else ''}"
+    parameters = f"{query.mode}:{query.max_tokens}:{language}:{_digest(query.context) if query.context else ''}"
     return Scope(query.tenant, fingerprint, PROMPT_VERSION, parameters)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 # LSP identifiers (LSP 3.17, TextDocumentItem) and common nicknames whose code trims alike.
 _ALIASES = {
     "bash": "shell",
@@ -78,6 +80,7 @@ _EXTENSIONS = {
 _BY_EXTENSION = {extension: language for language, extensions in _EXTENSIONS.items() for extension in extensions.split()}
 
 
+@lru_cache(1024)  # Asked with every key, mostly about a few files.
 def language_of(path: str, language: str) -> str:
     """The normal identifier of a document's language: what the editor says, else what the file's name says, else ""."""
     said = language.strip().lower()
