@@ -20,6 +20,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from keyahead.service.errors import Draining, Interrupted, MalformedMessage, Reason, Unauthenticated, problem_of, to_status
+from keyahead.service.garbage import time_to_collect
 from keyahead.service.logs import describe
 from keyahead.service.model import Overloaded, Superseded
 
@@ -194,13 +195,14 @@ class Observed:
     def _record(self, outcome: str, elapsed_s: float) -> None:
         """Count a call that has ended, write its log line and end its trace."""
         metrics, call = self._metrics, self._call
-        facts = call.described()
-        metrics.requests.labels(call.method, outcome, facts["source"], call.trigger).observe(elapsed_s)
-        if call.answer:
-            metrics.answered(call.answer)
-        structlog.get_logger().info("call", method=call.method, outcome=outcome, elapsed_ms=round(elapsed_s * 1000, 1), **facts)
-        if self._trace:
-            self._trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
+        with time_to_collect():
+            facts = call.described()
+            metrics.requests.labels(call.method, outcome, facts["source"], call.trigger).observe(elapsed_s)
+            if call.answer:
+                metrics.answered(call.answer)
+            structlog.get_logger().info("call", method=call.method, outcome=outcome, elapsed_ms=round(elapsed_s * 1000, 1), **facts)
+            if self._trace:
+                self._trace.end(outcome, {"trigger": call.trigger, **facts}, call.answer.timings if call.answer else None)
 
 
 def _outcome(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
 import secrets
 import signal
 import socket
@@ -26,6 +25,7 @@ from keyahead.service import logs
 from keyahead.service.adapters import TenantAdapters, open_adapters
 from keyahead.service.config import read_tokens
 from keyahead.service.errors import DeadlineMissed, InvalidRequest, Violation
+from keyahead.service.garbage import settle
 from keyahead.service.health import READINESS, Health
 from keyahead.service.interceptors import RECORD_AFTER_S, Boundary, Call, InFlightLimit, Observed, TenantAuth, current_call
 from keyahead.service.metrics import Metrics
@@ -363,7 +363,7 @@ async def _serve(config: ServiceConfig, adapters: TenantAdapters) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
     metrics = Metrics(config.model_name, config.model_version)
-    server = Server(config, build(config, metrics, adapters), metrics, _freeze, adapters)
+    server = Server(config, build(config, metrics, adapters), metrics, settle, adapters)
     try:
         await server.start()
         log.info(
@@ -376,9 +376,3 @@ async def _serve(config: ServiceConfig, adapters: TenantAdapters) -> None:
         log.info("draining")
     finally:
         await server.stop()
-
-
-def _freeze() -> None:
-    """Take what warm-up left out of garbage collection, which would otherwise walk it on the event loop again and again."""
-    gc.collect()
-    gc.freeze()
