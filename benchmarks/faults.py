@@ -31,7 +31,7 @@ from typing import Any
 import grpc
 import psutil
 from common import MODEL, SEED, Figure, arguments, model_folder, report_figures
-from hits import Complete, Place, Seen, at_rate, fill, places
+from hits import Complete, Place, Seen, at_rate, fill, places, timed
 from hits import request as hit_request
 from running import Service, Stack, another_service, running_stack
 
@@ -293,7 +293,7 @@ def watch_engine_die(stack: Stack, service: Service, tenant: Tenant, witness: Wi
             return None
 
     for _ in range(int(seconds)):
-        at_rate(hit, one_second, before, HITS_PER_S)
+        at_rate(timed(hit), one_second, before, HITS_PER_S)
     engine = child(stack.service.pid, ENGINE)
     assert engine is not None
     unknown = places(int(RECOVERY_S * COLD_PER_S))[HIT_PLACES:]  # Beforehand: it takes seconds of this process.
@@ -301,7 +301,7 @@ def watch_engine_die(stack: Stack, service: Service, tenant: Tenant, witness: Wi
         engine.kill()
         cold = pool.submit(ask_until_answered, complete, unknown)
         while not cold.done():
-            at_rate(hit, one_second, during, HITS_PER_S)
+            at_rate(timed(hit), one_second, during, HITS_PER_S)
         refused, recovery_s = cold.result()
     return Death(sorted(before.took), sorted(during.took), during.answers.count(None), sorted(refused), recovery_s)
 

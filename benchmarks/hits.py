@@ -4,22 +4,27 @@ Starts a stack of its own. Simulated people's requests are answered once by hand
 typed through at 100 requests a second: at the service that has them in memory, and at others that find them in Redis. In turns with them
 stands what an empty call costs (gRPC's own health check), client, server and two cores included.
 
-The client is the plain blocking one, as an editor would use it, on one thread: a call is sent at its moment or, if the one before has not
-ended by then, late. How late is told apart.
+The client is libcurl, one written in C as editors are, on one thread and one connection, by its own clock. In turns with it stands Python's
+gRPC client, the plain blocking one, which takes longer itself: threads of its own have to be woken for each call. A call is sent at its
+moment or, if the one before has not ended by then, late. How late is told apart.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+import pycurl
 from common import MODEL, SEED, Figure, arguments, model_folder, report_figures
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from running import Service, Stack, another_service, running_stack
 
@@ -37,10 +42,15 @@ TURN_S = 1.0
 OTHERS = 3
 """Service processes started one after the other on the same Redis: each finds a place there once, and then has it in memory."""
 TIMEOUT_S = 20.0
+COMPLETE = "/keyahead.v1.Autocomplete/Complete"
+HEALTH = "/grpc.health.v1.Health/Check"
 
 Place = tuple[str, str, str]
 """Path, prefix and suffix of a request."""
 Complete = Callable[[pb.CompleteRequest], pb.CompleteResponse]
+Asked = TypeVar("Asked")
+Timed = Callable[[Asked], tuple[Any, float]]
+"""A call; its answer and how many milliseconds it took."""
 
 
 @dataclass
@@ -88,34 +98,76 @@ def fill(complete: Complete, asked: Sequence[Place]) -> list[pb.CompleteRequest]
     return hits
 
 
-def at_rate(call: Callable[[int], Any], numbers: range, seen: Seen, rate: float = RATE) -> None:
+def at_rate(call: Timed[Asked], asked: Iterable[Asked], seen: Seen, rate: float = RATE) -> None:
     """Make calls at a rate, one after the other."""
     start = time.monotonic()
-    for number in numbers:
-        due = start + (number - numbers.start) / rate
+    for number, each in enumerate(asked):
+        due = start + number / rate
         time.sleep(max(0.0, due - time.monotonic()))
+        seen.late.append((time.monotonic() - due) * 1e3)
+        answer, took = call(each)
+        seen.answers.append(answer)
+        seen.took.append(took)
+
+
+def curl(service: Service, method: str, response: type[Message]) -> Timed[Message]:
+    """A client in C on a connection of its own; HTTP/2 without TLS, its clock runs from sending to the last byte."""
+    handle, received = pycurl.Curl(), list[bytes]()
+    handle.setopt(handle.URL, f"http://{service.address}{method}")
+    handle.setopt(handle.HTTP_VERSION, handle.CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE)
+    handle.setopt(handle.HTTPHEADER, ["content-type: application/grpc", "te: trailers", "expect:"])
+    handle.setopt(handle.TIMEOUT, int(TIMEOUT_S))
+    handle.setopt(handle.WRITEFUNCTION, received.append)
+
+    def call(message: Message) -> tuple[Message, float]:
+        received.clear()
+        raw = message.SerializeToString()
+        handle.setopt(handle.POSTFIELDS, struct.pack(">xI", len(raw)) + raw)  # gRPC's prefix: not compressed, and the length
+        handle.perform()
+        if not received:
+            raise RuntimeError(f"{method} was refused")  # Why stands in the trailers.
+        return response.FromString(b"".join(received)[5:]), handle.getinfo(handle.TOTAL_TIME) * 1e3
+
+    return call
+
+
+def timed(call: Callable[[Asked], Any]) -> Timed[Asked]:
+    """A call by a clock around it."""
+
+    def around(asked: Asked) -> tuple[Any, float]:
         sent = time.monotonic()
-        seen.answers.append(call(number))
-        seen.took.append((time.monotonic() - sent) * 1e3)
-        seen.late.append((sent - due) * 1e3)
+        answer = call(asked)
+        return answer, (time.monotonic() - sent) * 1e3
+
+    return around
 
 
 def complete_of(service: Service) -> Complete:
-    """A client of its own."""
+    """Python's blocking client on a connection of its own."""
     stub = service.stub()
     return lambda request: stub.Complete(request, timeout=TIMEOUT_S)
 
 
-def ask(service: Service, hits: Sequence[pb.CompleteRequest], seconds: float) -> tuple[Seen, Seen]:
-    """Ask for hits, and for nothing, in turns."""
-    complete, seen, empty = complete_of(service), Seen(), Seen()
-    health = health_pb2_grpc.HealthStub(grpc.insecure_channel(service.address, [("grpc.use_local_subchannel_pool", 1)]))
-    size = int(TURN_S * RATE)
-    for turn in range(int(seconds / TURN_S)):
-        numbers = range(turn * size, (turn + 1) * size)
-        at_rate(lambda number: complete(hits[number % len(hits)]), numbers, seen)
-        at_rate(lambda _: health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S), numbers, empty)
-    return seen, empty
+def check_of(service: Service) -> Callable[[health_pb2.HealthCheckRequest], health_pb2.HealthCheckResponse]:
+    """It again, for empty calls."""
+    stub = health_pb2_grpc.HealthStub(grpc.insecure_channel(service.address, [("grpc.use_local_subchannel_pool", 1)]))
+    return lambda request: stub.Check(request, timeout=TIMEOUT_S)
+
+
+def ask(service: Service, hits: Sequence[pb.CompleteRequest], seconds: float) -> list[Seen]:
+    """Hits and empty calls by curl, then both by Python, in turns."""
+    nothing = [health_pb2.HealthCheckRequest()]
+    kinds: list[tuple[Timed[Any], Sequence[Message]]] = [
+        (curl(service, COMPLETE, pb.CompleteResponse), hits),
+        (curl(service, HEALTH, health_pb2.HealthCheckResponse), nothing),
+        (timed(complete_of(service)), hits),
+        (timed(check_of(service)), nothing),
+    ]
+    streams = [(call, itertools.cycle(asked), Seen()) for call, asked in kinds]
+    for _ in range(int(seconds / TURN_S)):
+        for call, asked, seen in streams:
+            at_rate(call, itertools.islice(asked, int(TURN_S * RATE)), seen)
+    return [seen for _, _, seen in streams]
 
 
 def figures_of(name: str, meaning: str, times: Sequence[float], bound: float | None = None) -> list[Figure]:
@@ -148,8 +200,8 @@ def from_redis(stack: Stack, hits: Sequence[pb.CompleteRequest], seconds: float)
     shares = []
     for _ in range(OTHERS):
         with another_service(stack, model_folder(catalogue.get(MODEL))) as second:
-            complete, seen = complete_of(second), Seen()
-            at_rate(lambda number, complete=complete: complete(hits[number % len(hits)]), range(int(seconds * RATE)), seen)  # type: ignore[misc]
+            seen = Seen()
+            at_rate(curl(second, COMPLETE, pb.CompleteResponse), hits[: int(seconds * RATE)], seen)
         times += seen.of(pb.SOURCE_REDIS)
         shares.append(hit_share(seen))
     return sorted(times), shares[0]
@@ -158,13 +210,15 @@ def from_redis(stack: Stack, hits: Sequence[pb.CompleteRequest], seconds: float)
 def measure(stack: Stack, seconds: float) -> list[Figure]:
     """All figures."""
     hits = fill(complete_of(stack.service), places())
-    seen, empty = ask(stack.service, hits, seconds)
+    seen, empty, by_python, empty_by_python = ask(stack.service, hits, seconds)
     times, cold = from_redis(stack, hits, seconds / 2)
     share = hit_share(seen)
     return [
         *figures_of("empty", "an empty call, from sending", sorted(empty.took)),
         *figures_of("memory", "hit from memory, from sending", seen.of(pb.SOURCE_MEMORY), 2.0),
         *figures_of("redis", "hit from Redis, from sending", times, 5.0),
+        *figures_of("python_empty", "by Python's client: an empty call", sorted(empty_by_python.took)),
+        *figures_of("python_memory", "by Python's client: hit from memory", by_python.of(pb.SOURCE_MEMORY)),
         *figures_of("late", "how late the client sends", sorted(seen.late)),
         *overhead(seen.answers),
         Figure("second_share", "hit share of another process, from its start", cold / share, "times", f"first: {share:.2f}", at_least=0.95),
