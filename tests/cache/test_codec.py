@@ -14,7 +14,7 @@ from keyahead.cache.keys import Keyring
 CODEC = Codec(Keyring(b"k" * 32))
 SCOPES = st.builds(Scope, st.text(), st.text(), st.text(), st.text())
 ANCHORS = st.builds(Anchor, SCOPES, st.text(), st.text())
-ENTRIES = st.builds(Entry, st.text(), st.text(), st.integers(0, 1000), st.lists(st.integers(0, 1000)).map(tuple))
+ENTRIES = st.builds(Entry, st.text(), st.text(), st.integers(0, 1000), st.lists(st.integers(0, 1000)).map(tuple), st.floats(0, 1))
 CANDIDATES = st.builds(Candidate, st.text(), ENTRIES)
 ANCHOR = Anchor(Scope("acme", "0123456789ab", "1", ""), "above\n", "below")
 CANDIDATE = Candidate("x = ", Entry("canary_value()", "stop", 2, (6, 14)))

@@ -82,7 +82,7 @@ _current: ContextVar[Call] = ContextVar("keyahead_call")
 
 
 def current_call() -> Call:
-    """The call being handled; only inside a handler behind RequestMetrics."""
+    """The call being handled; only inside a handler within the boundary."""
     return _current.get()
 
 
