@@ -66,16 +66,6 @@ _SOURCES = {
 }
 
 
-def _unguessable() -> Iterator[str]:
-    """Names for requests that have none, which nobody can tell beforehand. The system is asked for many at once: it takes its time."""
-    while True:
-        digits = os.urandom(512 * 8).hex()
-        yield from (digits[at : at + 16] for at in range(0, len(digits), 16))
-
-
-_UNGUESSABLE = _unguessable()
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Sizes a request may have."""
@@ -110,7 +100,7 @@ def to_query(request: pb.CompleteRequest, tenant: str, limits: Limits, root: str
         trigger=TRIGGERS[request.trigger],
         tenant=tenant,
         session_id=request.session_id,
-        request_id=request.request_id or next(_UNGUESSABLE),
+        request_id=request.request_id or os.urandom(8).hex(),
         max_tokens=request.max_tokens,
     )
 
@@ -194,7 +184,7 @@ def _cut_document(document: pb.Document, limits: Limits) -> tuple[str, str]:
         raise _Refused("", "is required: set document.split (prefix and suffix) or document.whole (text and cursor)")
     # Each access of a field of protobuf makes a new string, up to 1 MiB here: once only.
     texts = [document.split.prefix, document.split.suffix] if form == "split" else [document.whole.text]
-    over = sum([utf8_bytes(text) for text in texts]) - limits.document_bytes
+    over = sum(map(utf8_bytes, texts)) - limits.document_bytes
     if over > 0:
         raise _Refused(form, f"is {over} bytes over the limit of {limits.document_bytes} bytes of text; send the part around the cursor")
     if any("\0" in text for text in texts):
